@@ -1,0 +1,34 @@
+"""Errors in what the user gave us, as one clear sentence and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """The input is at fault, not the program.
+
+    The message is one sentence that names the file or option, says what is wrong, and what to do.
+    """
+
+
+def exits_on_input_error(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn an `InputError` that leaves `function` into its sentence on stderr and exit code 2."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(EXIT_BAD_INPUT) from error
+
+    return wrapper
