@@ -1,0 +1,73 @@
+# make demo   trains, exports and pictures the sample room (examples/room)
+# make test   linters, type checker and tests
+# Both set up everything they need in .venv first, and do nothing twice.
+
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# What the fast setup of the demo says on the command line; see README, "Backbone weights".
+export FIT3D_BACKBONE_WEIGHTS ?= offline
+
+.PHONY: demo test lint system setup bench lock clean
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml Makefile | system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# uv installs the same pinned files several times faster than pip; pip does where uv cannot be had.
+	@if command -v uv >/dev/null || $(BIN)/python -m pip install -q uv; then \
+	    UV=$$(command -v uv || echo $(BIN)/uv); \
+	    echo "Installing the pinned requirements with uv"; \
+	    $$UV pip install -q --python $(BIN)/python --no-deps -r requirements.txt; \
+	else \
+	    echo "Installing the pinned requirements with pip"; \
+	    $(BIN)/python -m pip install -q --no-deps -r requirements.txt; \
+	fi
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Debian packages: a compiler builds two small requirements, COLMAP and ffmpeg serve ns-process-data,
+# Chromium opens the viewer in a test. Without the last three their tests skip and say so.
+system:
+	@missing=""; \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
+	command -v colmap >/dev/null || missing="$$missing colmap"; \
+	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	test -z "$$missing" && exit 0; \
+	sudo=""; test "$$(id -u)" = 0 || sudo="sudo -n"; \
+	if command -v apt-get >/dev/null && { test -z "$$sudo" || sudo -n true 2>/dev/null; }; then \
+	    echo "Installing$$missing"; \
+	    $$sudo apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+	    || echo "Could not install$$missing; go on without"; \
+	else \
+	    echo "Not installed:$$missing (no root rights to install it here; see README, Installing)"; \
+	fi
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.rasterization
+
+# Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides keep numpy 1 and
+# a nuscenes-devkit that agrees with it.
+lock: $(READY)
+	$(BIN)/python -m pip install -q uv
+	printf 'timm>=1.0.12\nnumpy<2\nnuscenes-devkit>=1.2\n' > $(VENV)/overrides.txt
+	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
+	    --override $(VENV)/overrides.txt requirements.in -o requirements.txt
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

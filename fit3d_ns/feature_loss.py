@@ -1,0 +1,41 @@
+"""How far decoded features are from the backbone's: the training loss and the metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+FeatureLossKind = Literal["l1", "cosine+l1"]
+
+
+def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: FeatureLossKind) -> tuple[Tensor, Tensor]:
+    """Weighted mean loss between feature maps.
+
+    `l1` is FiT3D's (ECCV 2024, equation 4): the mean absolute difference. `cosine+l1` adds 1 - cosine, which
+    does not care about the length of a feature, as most uses of features do not.
+
+    Args:
+        decoded: [h, w, C].
+        target: [h, w, C].
+        weights: [h, w], non-negative; cells of weight zero do not count.
+
+    Returns:
+        The loss (scalar) and the cosine [h, w]. The loss is zero, with zero gradients, if no cell counts.
+    """
+    total = weights.sum().clamp_min(1e-6)
+    cosine = F.cosine_similarity(decoded, target, dim=-1)
+    loss = ((decoded - target).abs().mean(-1) * weights).sum() / total
+    if kind == "cosine+l1":
+        loss = loss + ((1 - cosine) * weights).sum() / total
+    elif kind != "l1":
+        raise ValueError(f"unknown feature loss {kind!r}; choose 'l1' or 'cosine+l1'")
+    return loss, cosine
+
+
+def feature_metrics(decoded: Tensor, target: Tensor, weights: Tensor) -> dict[str, float]:
+    """`feature_l1` and `feature_cosine`, weighted means over the grid (arguments as `feature_loss`)."""
+    loss, cosine = feature_loss(decoded, target, weights, "l1")
+    mean_cosine = (cosine * weights).sum() / weights.sum().clamp_min(1e-6)
+    return {"feature_l1": float(loss), "feature_cosine": float(mean_cosine)}

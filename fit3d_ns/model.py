@@ -1,0 +1,373 @@
+"""Splatfacto with a feature head: every Gaussian also carries a vector that decodes to backbone features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from fit3d_ns.decoder import FeatureDecoder
+from fit3d_ns.errors import InputError
+from fit3d_ns.feature_loss import FeatureLossKind, feature_loss, feature_metrics
+from fit3d_ns.lpips_metric import without_lpips_download
+from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
+from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
+from fit3d_ns.pca import ColorProjection, PCABasis
+from fit3d_ns.rasterization import rasterization
+from fit3d_ns.viewer import FeatureViewer
+
+GEOMETRY = ("means", "scales", "quats", "opacities")
+"""What says where a Gaussian is and how opaque; the rest is what it looks like."""
+
+
+@dataclass
+class Fit3DModelConfig(SplatfactoModelConfig):
+    """Splatfacto plus a feature head."""
+
+    _target: type = field(default_factory=lambda: Fit3DModel)
+    feature_dim: int = 64
+    """Channels of the feature vector that each Gaussian carries."""
+    decoder: Literal["linear", "conv3x3"] = "linear"
+    """From the Gaussians' channels to the backbone's: linear (starts from the scene's PCA basis), or the
+    paper's 3x3 convolution (starts at random)."""
+    feature_loss: FeatureLossKind = "cosine+l1"
+    """Loss on the decoded features: the paper's l1, or cosine+l1."""
+    feature_loss_weight: float = 1.0
+    """Weight of the feature loss beside the colour loss."""
+    feature_supervision: Literal["patch", "pixel"] = "patch"
+    """Compare on the backbone's patch grid (rendered features are averaged over each patch), or at every pixel
+    with the bilinearly upsampled map as in the paper (memory and time grow with the pixels)."""
+    couple_geometry: bool = False
+    """Let the feature loss move and resize Gaussians too, as in the paper. Off: colour alone shapes the scene,
+    features cost half as much and cannot blur it."""
+    feature_start_step: int = 0
+    """First step with a feature loss. Before it only colour is trained."""
+    feature_downscale: int = 1
+    """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
+    strategy: Literal["default", "mcmc"] = "default"
+    """Densification: 3DGS's clone, split and prune, or MCMC relocation."""
+    max_gs_num: int = 1_000_000
+    """Upper bound of Gaussians (mcmc)."""
+    noise_lr: float = 5e5
+    """Scale of the position noise (mcmc)."""
+    mcmc_opacity_reg: float = 0.01
+    """Weight of the opacity penalty (mcmc)."""
+    mcmc_scale_reg: float = 0.01
+    """Weight of the scale penalty (mcmc)."""
+
+
+class Fit3DModel(SplatfactoModel):
+    """Splatfacto whose Gaussians carry `features` [N, feature_dim] and `feature_errors` [N, 1].
+
+    `features` render like colour and decode to the backbone's feature space. `feature_errors` learns, with the
+    same blending, how far the decoded features are from what the backbone saw (1 - cosine), so that the error
+    can be looked at from any viewpoint. Both are entries of `gauss_params`: densification, culling and the
+    optimisers carry them like any other.
+    """
+
+    config: Fit3DModelConfig
+
+    def populate_modules(self) -> None:
+        if self.config.feature_dim < 1:
+            raise InputError(
+                f"--pipeline.model.feature-dim is {self.config.feature_dim}: a Gaussian needs at least 1 feature "
+                "channel; 64 is the default."
+            )
+        seed_points = self.seed_points
+        if seed_points is not None:
+            # splatfacto moves seed colours to CUDA by name; give it the positions only and set colours here.
+            self.seed_points = (seed_points[0], seed_points[1][:0])
+        with without_lpips_download():
+            super().populate_modules()
+        self.seed_points = seed_points
+        if seed_points is not None and not self.config.random_init and len(seed_points[1]) > 0:
+            rgb = seed_points[1].float() / 255
+            base = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            self.gauss_params["features_dc"] = Parameter(base)
+        self.gauss_params["features"] = Parameter(torch.zeros(self.num_points, self.config.feature_dim))
+        self.gauss_params["feature_errors"] = Parameter(torch.zeros(self.num_points, 1))
+        if self.config.strategy == "mcmc":
+            self.strategy = PortableMCMCStrategy(
+                cap_max=self.config.max_gs_num,
+                noise_lr=self.config.noise_lr,
+                refine_start_iter=self.config.warmup_length,
+                refine_stop_iter=self.config.stop_split_at,
+                refine_every=self.config.refine_every,
+            )
+            self.strategy_state = self.strategy.initialize_state()
+        else:
+            self.strategy.verbose = False
+        # The number of backbone channels is known once the features are (`set_feature_space`), or from the
+        # checkpoint (`load_state_dict`).
+        self._allocate_feature_space(channels=1)
+        self.feature_viewer = FeatureViewer(self)
+
+    # ---- feature space
+
+    def _allocate_feature_space(self, channels: int) -> None:
+        self.decoder = FeatureDecoder(self.config.decoder, self.config.feature_dim, channels).to(self.device)
+        self.register_buffer("color_matrix", torch.zeros(3, channels, device=self.device))
+        self.register_buffer("color_offset", torch.zeros(3, device=self.device))
+
+    def set_feature_space(self, basis: PCABasis) -> None:
+        """Fix the backbone's feature space: size and start of the decoder, and the colours of `feature_pca`."""
+        self._allocate_feature_space(channels=len(basis.mean))
+        if self.config.decoder == "linear":
+            self.decoder.initialize_from_pca(basis)
+        self.set_color_projection(ColorProjection.from_basis(basis))
+
+    def set_color_projection(self, projection: ColorProjection) -> None:
+        """Use `projection` (from decoded features to RGB) for `feature_pca` from now on."""
+        self.color_matrix.copy_(projection.matrix)
+        self.color_offset.copy_(projection.offset)
+
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
+        self._allocate_feature_space(channels=dict["color_matrix"].shape[1])
+        super().load_state_dict(dict, **kwargs)
+
+    # ---- optimisation
+
+    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
+        return {name: [parameter] for name, parameter in self.gauss_params.items()}
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        return {**super().get_param_groups(), "decoder": list(self.decoder.parameters())}
+
+    def step_post_backward(self, step: int) -> None:
+        if self.config.strategy == "default":
+            super().step_post_backward(step)
+            return
+        self.strategy.step_post_backward(
+            params=self.gauss_params,
+            optimizers=self.optimizers,
+            state=self.strategy_state,
+            step=step,
+            info=self.info,
+            lr=self.optimizers["means"].param_groups[0]["lr"],
+        )
+
+    @property
+    def features_active(self) -> bool:
+        """Whether this training step has a feature loss."""
+        return self.step >= self.config.feature_start_step
+
+    # ---- rendering
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        """Render one camera.
+
+        Returns:
+            `rgb` [H, W, 3], `accumulation` [H, W, 1], `depth` [H, W, 1] (scene units; None in training unless
+            asked for) and `background`. Training and data set views: `features` [H, W, feature_dim] and
+            `feature_errors` [H, W, 1]. Otherwise: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a
+            point was clicked in the viewer, `similarity` [H, W, 1].
+        """
+        if self.training:
+            camera_to_worlds = self.camera_optimizer.apply_to_camera(camera)
+        else:
+            camera_to_worlds = camera.camera_to_worlds
+        gaussians = self._cropped_gaussians()
+        if gaussians["means"].shape[0] == 0:
+            return self.get_empty_outputs(int(camera.width), int(camera.height), self.background_color)
+        viewmat = world_to_camera(camera_to_worlds)
+        K, width, height = self._pixel_grid(camera, self._get_downscale_factor())
+        self.last_size = (height, width)
+
+        with_depth = self.config.output_depth_during_training or not self.training
+        colors, sh_degree = self._colors(gaussians)
+        render, alpha, self.info = rasterization(
+            **_geometry(gaussians),
+            colors=colors,
+            viewmats=viewmat,
+            Ks=K,
+            width=width,
+            height=height,
+            packed=False,
+            near_plane=0.01,
+            far_plane=1e10,
+            render_mode="RGB+ED" if with_depth else "RGB",
+            sh_degree=sh_degree,
+            absgrad=self.training and self.strategy.absgrad,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+        if self.training:
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        background = self._get_background_color()
+        rgb = (render[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
+        cam_idx = (camera.metadata or {}).get("cam_idx")
+        if self.config.use_bilateral_grid and self.training and cam_idx is not None:
+            rgb = self._apply_bilateral_grid(rgb[None], cam_idx, height, width).reshape(height, width, 3)
+        depth = None
+        if with_depth:
+            depth = torch.where(alpha[0] > 0, render[0, ..., 3:4], render[..., 3:4].detach().max())
+        outputs: dict[str, Any] = {
+            "rgb": rgb,
+            "depth": depth,
+            "accumulation": alpha[0],
+            "background": background if self.training else background.expand(height, width, 3),
+        }
+        if not self.training:
+            outputs.update(self.feature_viewer.outputs(gaussians, viewmat, K, width, height))
+        has_features = (camera.metadata or {}).get("has_features", False)
+        if has_features and (not self.training or self.features_active):
+            downscale = self.config.feature_downscale if self.training else 1
+            K, width, height = self._pixel_grid(camera, self._get_downscale_factor() * downscale)
+            outputs.update(self._render_features(gaussians, viewmat, K, width, height))
+        return outputs
+
+    def _cropped_gaussians(self) -> dict[str, Tensor]:
+        gaussians = dict(self.gauss_params.items())
+        if self.crop_box is None or self.training:
+            return gaussians
+        inside = self.crop_box.within(self.means).squeeze()
+        return {name: values[inside] for name, values in gaussians.items()}
+
+    @staticmethod
+    def _pixel_grid(camera: Cameras, downscale: int) -> tuple[Tensor, int, int]:
+        """Intrinsics [1, 3, 3], width and height of the camera's image at 1/downscale of its size."""
+        K = camera.get_intrinsics_matrices().to(camera.device)
+        K[:, :2] /= downscale
+        width, height = int(camera.width.item()) // downscale, int(camera.height.item()) // downscale
+        return K, width, height
+
+    def _colors(self, gaussians: dict[str, Tensor]) -> tuple[Tensor, int | None]:
+        if self.config.sh_degree == 0:
+            return torch.sigmoid(gaussians["features_dc"]), None
+        coefficients = torch.cat((gaussians["features_dc"][:, None, :], gaussians["features_rest"]), dim=1)
+        return coefficients, min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+
+    def _render_features(
+        self, gaussians: dict[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int
+    ) -> dict[str, Tensor]:
+        if not self.config.couple_geometry:
+            gaussians = {name: v.detach() if name in GEOMETRY else v for name, v in gaussians.items()}
+            viewmat = viewmat.detach()
+        channels = torch.cat([gaussians["features"], gaussians["feature_errors"]], dim=1)
+        render = self.rasterize_channels(gaussians, channels, viewmat, K, width, height)
+        return {"features": render[..., :-1], "feature_errors": render[..., -1:]}
+
+    def rasterize_channels(
+        self, gaussians: dict[str, Tensor], channels: Tensor, viewmat: Tensor, K: Tensor, width: int, height: int
+    ) -> Tensor:
+        """Blend any per-Gaussian `channels` [N, D] into a map [H, W, D] over a background of zeros.
+
+        Args:
+            gaussians: raw parameters, as in `gauss_params`.
+            channels: [N, D].
+            viewmat: [1, 4, 4] world to camera, OpenCV axes.
+            K: [1, 3, 3] intrinsics in pixels.
+        """
+        render, _, _ = rasterization(
+            **_geometry(gaussians),
+            colors=channels,
+            viewmats=viewmat,
+            Ks=K,
+            width=width,
+            height=height,
+            packed=False,
+            near_plane=0.01,
+            far_plane=1e10,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+        return render[0]
+
+    def decode_gaussians(self, features: Tensor) -> Tensor:
+        """Decode isolated feature vectors [M, D] to [M, C], each as if its whole neighbourhood had its value."""
+        if self.decoder.kind == "linear":
+            return self.decoder(features)
+        return features @ self.decoder.weight.sum((2, 3)).T
+
+    # ---- losses and metrics
+
+    def _compare_features(
+        self, outputs: dict[str, Any], batch: dict[str, Any], supervision: Literal["patch", "pixel"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decoded features and target [h, w, C], weights [h, w], and the rendered error [h, w, 1].
+
+        On the patch grid or at the pixels of the rendering. Weights are the unmasked share of each cell, zero
+        below one half.
+        """
+        rendered = torch.cat([outputs["features"], outputs["feature_errors"]], dim=-1)
+        height, width = rendered.shape[:2]
+        target = batch["features"].to(self.device, torch.float32)
+        mask = None
+        if "mask" in batch:
+            mask = batch["mask"].to(self.device, torch.float32)
+            if mask.shape[:2] != (height, width):
+                mask, _ = pool_to_patch_grid(mask, (height, width), None)
+        if supervision == "patch":
+            rendered, weights = pool_to_patch_grid(rendered, (target.shape[0], target.shape[1]), mask)
+            weights = torch.where(weights >= 0.5, weights, 0.0)
+        else:
+            target = upsample_to_pixels(target, height, width)
+            weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
+        return self.decoder(rendered[..., :-1]), target, weights, rendered[..., -1:]
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if "features" in outputs:
+            decoded, target, weights, errors = self._compare_features(
+                outputs, batch, self.config.feature_supervision
+            )
+            loss, cosine = feature_loss(decoded, target, weights, self.config.feature_loss)
+            losses["feature_loss"] = self.config.feature_loss_weight * loss
+            residual = errors[..., 0] - (1 - cosine.detach())
+            losses["feature_error_loss"] = (weights * residual.square()).sum() / weights.sum().clamp_min(1e-6)
+        if self.config.strategy == "mcmc" and self.training:
+            losses["mcmc_reg"] = opacity_and_scale_penalty(
+                self.opacities, self.scales, self.config.mcmc_opacity_reg, self.config.mcmc_scale_reg
+            )
+        return losses
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM (LPIPS where its weights are), and on the patch grid `feature_l1` and `feature_cosine`."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        metrics = {name: value for name, value in metrics.items() if value == value}  # LPIPS missing: NaN
+        if "features" in outputs:
+            decoded, target, weights, _ = self._compare_features(outputs, batch, "patch")
+            metrics.update(feature_metrics(decoded, target, weights))
+            colors = ColorProjection(self.color_matrix, self.color_offset)
+            height, width = outputs["rgb"].shape[:2]
+            pictures = [_enlarged(colors(values), height, width) for values in (target, decoded)]
+            images["features"] = torch.cat(pictures, dim=1)
+        return metrics, images
+
+
+def _enlarged(image: Tensor, height: int, width: int) -> Tensor:
+    """Patches [h, w, 3] as flat squares [H, W, 3]."""
+    rows = torch.arange(height, device=image.device) * image.shape[0] // height
+    columns = torch.arange(width, device=image.device) * image.shape[1] // width
+    return image[rows][:, columns]
+
+
+def _geometry(gaussians: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rasteriser's geometry arguments from splatfacto's raw parameters."""
+    return {
+        "means": gaussians["means"],
+        "quats": gaussians["quats"],
+        "scales": torch.exp(gaussians["scales"]),
+        "opacities": torch.sigmoid(gaussians["opacities"]).squeeze(-1),
+    }
+
+
+def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
+    """View matrices [C, 4, 4] with OpenCV axes from nerfstudio's camera-to-world [C, 3, 4] with OpenGL axes.
+
+    splatfacto has the same in `get_viewmat`, behind a torch.compile that needs a compiler at run time.
+    """
+    rotation = camera_to_worlds[:, :3, :3] * camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
+    inverse = rotation.transpose(1, 2)
+    translation = -inverse @ camera_to_worlds[:, :3, 3:4]
+    last_row = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(inverse), 1, 4)
+    return torch.cat([torch.cat([inverse, translation], dim=2), last_row], dim=1)

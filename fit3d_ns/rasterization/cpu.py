@@ -1,0 +1,295 @@
+"""The CPU backend: Numba kernels as autograd functions.
+
+Project (and SHColors) turn Gaussians into ellipses and colours, one graph node per info entry that training
+reads; Blend turns those into images. Blend keeps the output, the final transmittance and the tile lists;
+weights are found again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fit3d_ns.console import logger
+from fit3d_ns.rasterization.threads import blas_kernel_launch, kernel_launch, thread_count
+
+# Up to this many channels are blended in registers, more go through a matrix product per tile.
+NARROW = 4
+_GRADS = 12
+
+_kernels: Any = None
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    projection: Any
+    sh: Any
+    binning: Any
+    blend: Any
+    wide: Any
+
+
+def kernels() -> _Kernels:
+    """The kernel modules, imported at first use so that importing the package stays quick."""
+    global _kernels
+    if _kernels is None:
+        thread_count()  # sets Numba up before the kernel modules import it
+        from fit3d_ns.rasterization import (
+            _binning_kernels,
+            _blend_kernels,
+            _projection_kernels,
+            _sh_kernels,
+            _wide_kernels,
+        )
+
+        if not any(Path(_projection_kernels.project._cache.cache_path).glob("_projection_kernels.project-*.nbi")):
+            logger.info("compiling the CPU rasteriser's kernels: about a minute, once per installation")
+        _kernels = _Kernels(_projection_kernels, _sh_kernels, _binning_kernels, _blend_kernels, _wide_kernels)
+    return _kernels
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+class Project(torch.autograd.Function):
+    """means, quats, scales, viewmats -> means2d, depths, ldl, compensations; conics and radii without gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        eps2d: float,
+        near_plane: float,
+        far_plane: float,
+        radius_clip: float,
+    ) -> tuple[Tensor, ...]:
+        n_cameras, n = viewmats.shape[0], means.shape[0]
+        means2d = torch.empty(n_cameras, n, 2)
+        depths = torch.empty(n_cameras, n)
+        ldl = torch.empty(n_cameras, n, 3)
+        conics = torch.empty(n_cameras, n, 3)
+        compensations = torch.empty(n_cameras, n)
+        radii = torch.empty(n_cameras, n, dtype=torch.int32)
+        arrays = [_array(t) for t in (means, quats, scales, viewmats, Ks)]
+        size = (float(width), float(height))
+        limits = (float(near_plane), float(far_plane), float(radius_clip))
+        outputs = [t.numpy() for t in (means2d, depths, ldl, conics, compensations, radii)]
+        project = kernels().projection.project
+        with kernel_launch():
+            project(thread_count(), *arrays, size, limits, float(eps2d), *outputs)
+        ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
+        ctx.size, ctx.eps2d = size, float(eps2d)
+        ctx.mark_non_differentiable(conics, radii)
+        ctx.set_materialize_grads(False)
+        return means2d, depths, ldl, compensations, conics, radii
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
+        n_cameras, n = radii.shape
+        shapes = ((n_cameras, n, 2), (n_cameras, n), (n_cameras, n, 3), (n_cameras, n))
+        incoming = [
+            np.zeros(shape, np.float32) if g is None else _array(g) for g, shape in zip(grads[:4], shapes, strict=True)
+        ]
+        g_means, g_quats, g_scales = (torch.zeros(t.shape) for t in (means, quats, scales))
+        parts = thread_count()
+        g_views = np.zeros((parts, n_cameras, 4, 4))
+        arrays = [_array(t) for t in (means, quats, scales, viewmats, Ks)]
+        backward = kernels().projection.project_backward
+        with kernel_launch():
+            backward(parts, *arrays, ctx.size, ctx.eps2d, radii.numpy(), *incoming, g_means.numpy(), g_quats.numpy(),
+                     g_scales.numpy(), g_views)  # fmt: skip
+        g_viewmats = torch.from_numpy(g_views.sum(0).astype(np.float32))
+        return g_means, g_quats, g_scales, g_viewmats, None, None, None, None, None, None, None
+
+
+class SHColors(torch.autograd.Function):
+    """means [N, 3], camera centres [C, 3], coefficients [1 or C, N, K, 3] -> colours [C, N, 3]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor, degree: int
+    ) -> Tensor:
+        n_cameras, n = radii.shape
+        colors = torch.empty(n_cameras, n, 3)
+        sh_colors = kernels().sh.sh_colors
+        with kernel_launch():
+            sh_colors(thread_count(), degree, _array(means), _array(centers), _array(coefficients), radii.numpy(),
+                      colors.numpy())  # fmt: skip
+        ctx.save_for_backward(means, centers, coefficients, radii, colors)
+        ctx.degree = degree
+        return colors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_colors: Tensor) -> tuple[Tensor | None, ...]:
+        means, centers, coefficients, radii, colors = ctx.saved_tensors
+        parts = thread_count()
+        g_coefficients, g_means = torch.zeros(coefficients.shape), torch.zeros(means.shape)
+        g_centers = np.zeros((parts, centers.shape[0], 3))
+        backward = kernels().sh.sh_colors_backward
+        with kernel_launch():
+            backward(parts, ctx.degree, _array(means), _array(centers), _array(coefficients), radii.numpy(),
+                     colors.numpy(), _array(g_colors), g_coefficients.numpy(), g_means.numpy(), g_centers)  # fmt: skip
+        return g_means, torch.from_numpy(g_centers.sum(0).astype(np.float32)), g_coefficients, None, None
+
+
+@dataclass
+class TileLists:
+    """The seen Gaussians of one camera, packed in depth order, and their lists per tile (row-major)."""
+
+    ids: np.ndarray  # [M] int32, index of each packed Gaussian
+    packed: np.ndarray  # [M * 12] float32
+    lists: np.ndarray  # [I] int32, packed indices
+    offsets: np.ndarray  # [tiles + 1] int64
+    bounds: np.ndarray  # [threads + 1] int64, tile ranges of the threads
+
+
+def bin_gaussians(
+    means2d: np.ndarray,
+    ldl: np.ndarray,
+    opacities: np.ndarray,
+    depths: np.ndarray,
+    radii: np.ndarray,
+    width: int,
+    height: int,
+) -> TileLists:
+    """Depth order and tile lists of one camera. Call inside `kernel_launch`."""
+    binning = kernels().binning
+    parts = thread_count()
+    tile_w, tile_h = math.ceil(width / binning.TILE), math.ceil(height / binning.TILE)
+    ids = binning.depth_order(depths.view(np.uint32), radii, opacities)
+    packed = np.empty(ids.size * binning.STRIDE, np.float32)
+    first_row, row_count = np.empty(ids.size, np.int32), np.empty(ids.size, np.int32)
+    binning.pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count)
+    row_start = binning.exclusive_sum(row_count)
+    spans = np.empty(2 * int(row_start[-1]), np.int32)
+    binning.tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans)
+    counts = np.zeros(tile_w * tile_h, np.int32)
+    binning.count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts)
+    offsets = binning.exclusive_sum(counts)
+    lists = np.empty(int(offsets[-1]), np.int32)
+    binning.fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, offsets[:-1].copy(), lists)
+    return TileLists(ids, packed, lists, offsets, binning.balanced_ranges(parts, offsets))
+
+
+class Blend(torch.autograd.Function):
+    """means2d, ldl, opacities, colors [1 or C, N, D], backgrounds -> images [C, H, W, D], alphas [C, H, W, 1]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        ldl: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        backgrounds: Tensor | None,
+        depths: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        absgrad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        n_cameras, channels = means2d.shape[0], colors.shape[-1]
+        image = torch.empty(n_cameras, height, width, channels)
+        final_t = np.empty((n_cameras, height, width), np.float32)
+        back = np.zeros((n_cameras, channels), np.float32) if backgrounds is None else _array(backgrounds)
+        geometry = [_array(t) for t in (means2d, ldl, opacities, depths, radii)]
+        palette, canvas = _array(colors), image.numpy()
+        size, tile_w = (width, height), math.ceil(width / 16)
+        tiles: list[TileLists] = []
+        narrow = channels <= NARROW
+        with kernel_launch() if narrow else blas_kernel_launch():
+            for c in range(n_cameras):
+                t = bin_gaussians(*(a[c] for a in geometry), width, height)
+                tiles.append(t)
+                colors_c = palette[c if palette.shape[0] > 1 else 0]
+                if narrow:
+                    kernels().blend.pack_colors(thread_count(), t.ids, colors_c, t.packed)
+                    kernels().blend.blend(t.bounds, t.offsets, t.lists, t.packed, size, tile_w, back[c], canvas[c],
+                                          final_t[c])  # fmt: skip
+                else:
+                    kernels().wide.wide_blend(t.bounds, t.offsets, t.lists, t.ids, t.packed, size, tile_w, colors_c,
+                                              back[c], canvas[c], final_t[c])  # fmt: skip
+        ctx.save_for_backward(means2d, colors, image)
+        ctx.tiles, ctx.final_t, ctx.size, ctx.absgrad = tiles, final_t, size, absgrad
+        ctx.set_materialize_grads(False)
+        return image, torch.from_numpy(1.0 - final_t)[..., None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_image: Tensor | None, g_alpha: Tensor | None) -> tuple[Tensor | None, ...]:
+        means2d, colors, image = ctx.saved_tensors
+        n_cameras, n = means2d.shape[:2]
+        (width, height), channels = ctx.size, colors.shape[-1]
+        wants_geometry = any(ctx.needs_input_grad[:3])
+        g_back = None
+        if ctx.needs_input_grad[4]:
+            g_back = torch.zeros(n_cameras, channels)
+            if g_image is not None:
+                g_back = torch.einsum("chw,chwd->cd", torch.from_numpy(ctx.final_t), g_image)
+        g_canvas = np.zeros(image.shape, np.float32) if g_image is None else _array(g_image)
+        g_cover = np.zeros((n_cameras, height, width), np.float32) if g_alpha is None else _array(g_alpha[..., 0])
+        g_means2d, g_abs = torch.zeros(n_cameras, n, 2), torch.zeros(n_cameras, n, 2)
+        g_ldl, g_opacities = torch.zeros(n_cameras, n, 3), torch.zeros(n_cameras, n)
+        g_colors = torch.zeros(n_cameras, n, channels)
+        geometry = [t.numpy() for t in (g_means2d, g_abs, g_ldl, g_opacities)]
+        palette, canvas = _array(colors), image.detach().numpy()
+        narrow = channels <= NARROW
+        tile_w = math.ceil(width / 16)
+        with kernel_launch() if narrow else blas_kernel_launch():
+            for c in range(n_cameras):
+                t: TileLists = ctx.tiles[c]
+                parts = t.bounds.size - 1
+                g_colors_c = g_colors[c].numpy()
+                common = (ctx.size, tile_w)
+                if narrow:
+                    grads = np.zeros((parts, t.ids.size * _GRADS), np.float32)
+                    kernels().blend.blend_backward(t.bounds, t.offsets, t.lists, t.packed, *common, canvas[c],
+                                                   ctx.final_t[c], g_canvas[c], g_cover[c], grads)  # fmt: skip
+                    written = g_colors_c
+                else:
+                    grads = np.zeros((parts if wants_geometry else 1, t.ids.size * _GRADS), np.float32)
+                    slots, used = kernels().wide.part_slots(t.bounds, t.offsets, t.lists, t.ids.size)
+                    g_features = np.zeros((used, channels), np.float32)
+                    colors_c = palette[c if palette.shape[0] > 1 else 0]
+                    kernels().wide.wide_blend_backward(
+                        t.bounds, t.offsets, t.lists, t.ids, t.packed, *common, colors_c, canvas[c], ctx.final_t[c],
+                        g_canvas[c], g_cover[c], slots, g_features, grads, wants_geometry)  # fmt: skip
+                    kernels().wide.scatter_features(parts, t.ids, slots, g_features, g_colors_c)
+                    written = g_colors_c[:, :0]
+                if narrow or wants_geometry:
+                    kernels().blend.scatter_gradients(parts, t.ids, t.packed, grads, *(a[c] for a in geometry),
+                                                      written)  # fmt: skip
+        if ctx.absgrad and ctx.needs_input_grad[0]:
+            means2d.absgrad = g_abs
+        if colors.shape[0] == 1 and n_cameras > 1:
+            g_colors = g_colors.sum(0, keepdim=True)
+        needs = ctx.needs_input_grad
+        return (
+            g_means2d if needs[0] else None,
+            g_ldl if needs[1] else None,
+            g_opacities if needs[2] else None,
+            g_colors if needs[3] else None,
+            g_back,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )

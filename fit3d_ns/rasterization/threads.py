@@ -1,0 +1,76 @@
+"""Threading rules of the Numba kernels: which layer, how many threads, one launch at a time.
+
+Two OpenMP runtimes in one process (Numba's and torch's) spin against each other, which was measured to
+cost 4-13x, so the kernels run on Numba's own `workqueue` layer. That layer aborts the process when two
+Python threads enter it at once, hence one lock around every parallel kernel: nerfstudio's viewer renders
+from its own thread while training runs, and autograd calls backward from yet another.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fit3d_ns.console import logger
+
+_LAYER = "workqueue"
+_LAYER_VARIABLE = "NUMBA_THREADING_LAYER"
+
+# Read by OpenMP runtimes that load after us and by child processes; one that is already loaded keeps its own.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_lock = threading.RLock()
+_ready = False
+_blas: Any = None
+
+
+def _prepare() -> None:
+    """Pick the threading layer before Numba starts threads, and find the BLAS that `np.dot` in a kernel uses."""
+    global _ready, _blas
+    user_layer = os.environ.get(_LAYER_VARIABLE)
+    if user_layer is None:
+        os.environ[_LAYER_VARIABLE] = _LAYER
+    elif user_layer != _LAYER:
+        logger.warning(
+            f"{_LAYER_VARIABLE}={user_layer} is kept as you set it; '{_LAYER}' is usually several times faster here."
+        )
+    import numba
+
+    if user_layer is None:
+        # Numba may have been imported before us and have read its configuration already.
+        numba.config.THREADING_LAYER = _LAYER
+    import scipy.linalg.cython_blas  # noqa: F401  np.dot in a kernel calls this BLAS: load it before listing
+    from threadpoolctl import ThreadpoolController
+
+    _blas = ThreadpoolController().select(user_api="blas")
+    _ready = True
+    logger.debug(f"numba threading layer {_LAYER}, {numba.get_num_threads()} threads, BLAS at 1 thread in kernels")
+
+
+def thread_count() -> int:
+    """How many ranges the kernels split their work into (NUMBA_NUM_THREADS, by default the usable cores)."""
+    with _lock:
+        if not _ready:
+            _prepare()
+    import numba
+
+    return int(numba.get_num_threads())
+
+
+@contextmanager
+def kernel_launch() -> Iterator[None]:
+    """Hold this around every parallel Numba kernel of the process."""
+    with _lock:
+        if not _ready:
+            _prepare()
+        yield
+
+
+@contextmanager
+def blas_kernel_launch() -> Iterator[None]:
+    """`kernel_launch` for kernels that call BLAS: each of their threads calls it, so BLAS itself takes one."""
+    with kernel_launch(), _blas.limit(limits=1):
+        yield
