@@ -91,7 +91,8 @@ def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:
     """Find the file behind `weights` for the timm model `name`, downloading it if it must be."""
     if weights == "random":
         # Not a file, but as reproducible as one: the seed is fixed, the initialisation is timm's.
-        seed = f"random weights, seed 0, {name}, timm {timm.__version__}, torch {torch.__version__}"
+        architecture = name.split(".")[0]
+        seed = f"random weights, seed 0, {architecture}, timm {timm.__version__}, torch {torch.__version__}"
         return WeightFile("random", None, hashlib.sha256(seed.encode()).hexdigest(), f"{name}, random weights")
     if weights == "hub":
         path = _hub_file(name, pretrained_cfg)

@@ -194,7 +194,9 @@ def _check_exist(where: Path, what: str, paths: Sequence[Path], remedy: str) -> 
 def _check_splits(path: Path, meta: dict[str, Any], names: Sequence[str]) -> None:
     given = [key for key in ("train_filenames", "val_filenames", "test_filenames") if key in meta]
     for key in given:
-        unknown = [name for name in meta[key] if name not in set(names)]
+        if not isinstance(meta[key], list):
+            raise InputError(f'"{key}" in {path} is not a list of file paths; correct or remove it.')
+        unknown = [name for name in meta[key] if name not in names]
         if unknown:
             raise InputError(
                 f'"{key}" in {path} names {len(unknown)} images without a frame ({_examples(unknown)}); '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +25,19 @@ torch.serialization.add_safe_globals(
 )
 
 
+@dataclass
+class FusedAdamOptimizerConfig(AdamOptimizerConfig):
+    """Adam in one kernel per parameter: several times faster than torch's default on a CPU."""
+
+    fused: bool = True
+    """Use torch's fused implementation."""
+
+
 def _adam(lr: float, lr_final: float | None = None, steps: int = 30_000, **schedule: Any) -> dict[str, Any]:
     scheduler = None
     if lr_final is not None:
         scheduler = ExponentialDecaySchedulerConfig(lr_final=lr_final, max_steps=steps, **schedule)
-    return {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
+    return {"optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
 
 
 def _optimizers(steps: int, feature_lr: float, feature_lr_final: float, decoder_lr: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.capture import check_posed_images, check_transforms
 from fit3d_ns.console import logger
 from fit3d_ns.feature_cache import FeatureMaps, extract_feature_maps
-from fit3d_ns.images import load_image
+from fit3d_ns.images import load_image, load_mask
 from fit3d_ns.pca import PCABasis, fit_pca
 
 Split = Literal["train", "eval"]
@@ -55,6 +55,13 @@ class Fit3DDataset(InputDataset):
             size = int(image.shape[1] * self.scale_factor), int(image.shape[0] * self.scale_factor)
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return image
+
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        masks = self._dataparser_outputs.mask_filenames
+        if masks is not None:
+            load_mask(masks[image_idx])  # says what is wrong with a damaged mask, which nerfstudio's loader does not
+        return super().get_data(image_idx, image_type)
 
 
 class _OpaqueImages(Sequence[np.ndarray]):
@@ -160,7 +167,9 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
             names=[path.name for path in dataset.image_filenames],
         )
 
-    def _with_features(self, camera: Cameras, batch: dict[str, Any], maps: FeatureMaps) -> tuple[Cameras, dict[str, Any]]:
+    def _with_features(
+        self, camera: Cameras, batch: dict[str, Any], maps: FeatureMaps
+    ) -> tuple[Cameras, dict[str, Any]]:
         batch["features"] = maps[batch["image_idx"]]
         # The model renders features for metrics only where there is something to compare them with.
         camera.metadata = {**(camera.metadata or {}), "has_features": True}

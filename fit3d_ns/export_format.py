@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from fit3d_ns.capture import rotation_fault
+from fit3d_ns.decoder import DecoderKind
 from fit3d_ns.errors import InputError
 from fit3d_ns.lens import CAMERA_MODELS, undistorted_camera
 
@@ -24,9 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT_VERSION = 1
 
-DECODER_KINDS = ("linear", "conv3x3")
-RASTERIZE_MODES = ("classic", "antialiased")
-SPLITS = ("train", "eval")
+RasterizeMode = Literal["classic", "antialiased"]
+Split = Literal["train", "eval"]
 
 EXPORT_AGAIN = "export the scene again with fit3d-export"
 
@@ -76,8 +76,7 @@ class ViewInfo:
     """[4, 4], from the Gaussians' frame to the camera's (OpenCV axes: x right, y down, z forward)."""
     mask_path: str | None
     """Like `path`; pixels where the mask is 0 were left out. Of the same size as the image."""
-    split: str
-    """"train" or "eval"."""
+    split: Split
     sha256: str
     """Of the image file."""
     grid: tuple[int, int]
@@ -100,8 +99,7 @@ class SceneInfo:
 
     scene: str
     backbone: BackboneInfo
-    decoder: str
-    """"linear" or "conv3x3"."""
+    decoder: DecoderKind
     num_gaussians: int
     feature_dim: int
     """D, the channels that each Gaussian carries."""
@@ -111,8 +109,8 @@ class SceneInfo:
     """Length unit of the capture's frame, e.g. "metres" or "arbitrary"."""
     transform: Array
     scale: float
-    rasterize_mode: str
-    """"classic" or "antialiased", as the Gaussians were trained."""
+    rasterize_mode: RasterizeMode
+    """As the Gaussians were trained."""
     images_root: str
     """The folder that relative image and mask paths start from, as it was at export."""
     views: tuple[ViewInfo, ...]
@@ -191,11 +189,15 @@ class _Reader:
             raise self.fault(key, "is not a list")
         return [_Reader(self.source, f"{key}[{i}]", value, self.remedy) for i, value in enumerate(values)]
 
-    def text(self, key: str, allowed: tuple[str, ...] = ()) -> str:
+    def text(self, key: str) -> str:
         value = self._get(key)
         if not isinstance(value, str):
             raise self.fault(key, f"is {value!r}, not a text")
-        if allowed and value not in allowed:
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> Any:
+        value = self._get(key)
+        if value not in allowed:
             raise self.fault(key, f"is {value!r}, not one of {', '.join(allowed)}")
         return value
 
@@ -236,14 +238,14 @@ def _parse_scene(data: _Reader) -> SceneInfo:
     scene = SceneInfo(
         scene=data.text("scene"),
         backbone=_parse_backbone(data.child("backbone")),
-        decoder=data.text("decoder", DECODER_KINDS),
+        decoder=data.choice("decoder", get_args(DecoderKind)),
         num_gaussians=data.integer("num_gaussians"),
         feature_dim=data.integer("feature_dim"),
         channels=data.integer("channels"),
         units=data.text("units"),
         transform=data.numbers("transform", 3, 4),
         scale=data.positive("scale"),
-        rasterize_mode=data.text("rasterize_mode", RASTERIZE_MODES),
+        rasterize_mode=data.choice("rasterize_mode", get_args(RasterizeMode)),
         images_root=data.text("images_root"),
         views=tuple(_parse_view(view) for view in data.children("views")),
     )
@@ -291,10 +293,10 @@ def _parse_view(data: _Reader) -> ViewInfo:
         height=data.integer("height"),
         K=K,
         distortion=data.numbers("distortion", 6),
-        camera_model=data.text("camera_model", CAMERA_MODELS),
+        camera_model=data.choice("camera_model", CAMERA_MODELS),
         world_to_camera=world_to_camera,
         mask_path=None if data.data.get("mask_path") is None else data.text("mask_path"),
-        split=data.text("split", SPLITS),
+        split=data.choice("split", get_args(Split)),
         sha256=data.hash("sha256"),
         grid=(int(grid[0]), int(grid[1])),
     )

@@ -146,7 +146,7 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
 def compute_feature_map(backbone: Backbone, image: np.ndarray, name: str = "the image") -> Tensor:
     """The backbone's feature map of one uint8 image [H, W, 3], as [h, w, C] in fp16 on the CPU."""
     device = next(backbone.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None] / 255
+    pixels = torch.tensor(image).to(device).permute(2, 0, 1)[None] / 255
     features = backbone(pixels)[0].permute(1, 2, 0)
     largest = features.abs().amax().item()  # NaN stays NaN
     if not np.isfinite(largest):

@@ -2,7 +2,8 @@
 
 Any still image that a capture may hold is accepted and converted to 8-bit RGB; each kind of conversion
 is said once in the log. Pixels stay where the file stores them: an EXIF orientation is not applied,
-because COLMAP and nerfstudio ignore it too and the poses belong to the stored layout.
+because COLMAP and nerfstudio ignore it too and the poses belong to the stored layout. (TIFF's own orientation tag
+is applied by Pillow, and so in nerfstudio.)
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def read_header(path: Path) -> ImageHeader:
     """Size and kind of an image file, from its header (only a TIFF that Pillow cannot open is decoded)."""
     try:
         with Image.open(path) as image:
-            rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            # Without this condition Pillow would decode a whole PNG in search of EXIF data.
+            rotated = "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             return ImageHeader(image.width, image.height, _kind(image), len(image.getbands()), rotated)
     except Exception as error:  # Pillow's plugins raise many types on broken files
         array = _decode_with_opencv(path)
@@ -71,9 +73,11 @@ def load_image(path: Path, background: tuple[float, float, float] = WHITE, keep_
     path = Path(path)
     try:
         with Image.open(path) as image:
-            kind = _kind(image)
+            # Both look at the undecoded file; Pillow forgets its bit depth on decoding.
+            kind, is_deep = _kind(image), _is_deep_colour(image)
+            # Pillow decodes deep images too, though only OpenCV's result is used: it alone notices truncation.
             image.load()
-            array = _decode_with_opencv(path) if _is_deep_colour(image) else None
+            array = _decode_with_opencv(path) if is_deep else None
             if array is None:
                 array = _pillow_pixels(image)
     except Exception as error:  # Pillow's plugins raise many types on broken files

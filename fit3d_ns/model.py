@@ -19,6 +19,7 @@ from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
 from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
 from fit3d_ns.pca import ColorProjection, PCABasis
 from fit3d_ns.rasterization import rasterization
+from fit3d_ns.ssim import mean_ssim
 from fit3d_ns.viewer import FeatureViewer
 
 GEOMETRY = ("means", "scales", "quats", "opacities")
@@ -84,6 +85,7 @@ class Fit3DModel(SplatfactoModel):
             self.seed_points = (seed_points[0], seed_points[1][:0])
         with without_lpips_download():
             super().populate_modules()
+        self.ssim = _batched_ssim
         self.seed_points = seed_points
         if seed_points is not None and not self.config.random_init and len(seed_points[1]) > 0:
             rgb = seed_points[1].float() / 255
@@ -110,9 +112,10 @@ class Fit3DModel(SplatfactoModel):
     # ---- feature space
 
     def _allocate_feature_space(self, channels: int) -> None:
-        self.decoder = FeatureDecoder(self.config.decoder, self.config.feature_dim, channels).to(self.device)
-        self.register_buffer("color_matrix", torch.zeros(3, channels, device=self.device))
-        self.register_buffer("color_offset", torch.zeros(3, device=self.device))
+        device = self.means.device
+        self.decoder = FeatureDecoder(self.config.decoder, self.config.feature_dim, channels).to(device)
+        self.register_buffer("color_matrix", torch.zeros(3, channels, device=device))
+        self.register_buffer("color_offset", torch.zeros(3, device=device))
 
     def set_feature_space(self, basis: PCABasis) -> None:
         """Fix the backbone's feature space: size and start of the decoder, and the colours of `feature_pca`."""
@@ -310,6 +313,14 @@ class Fit3DModel(SplatfactoModel):
             weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
         return self.decoder(rendered[..., :-1]), target, weights, rendered[..., -1:]
 
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        """Cheap figures of the training view: PSNR and the number of Gaussians."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        error = (outputs["rgb"].detach() - target).square().mean().clamp_min(1e-10)
+        metrics = {"psnr": -10 * torch.log10(error), "gaussian_count": self.num_points}
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
@@ -342,6 +353,11 @@ class Fit3DModel(SplatfactoModel):
             pictures = [_enlarged(colors(values), height, width) for values in (target, decoded)]
             images["features"] = torch.cat(pictures, dim=1)
         return metrics, images
+
+
+def _batched_ssim(target: Tensor, predicted: Tensor) -> Tensor:
+    """splatfacto's call of SSIM: batches [1, 3, H, W], the prediction second in losses and either way in metrics."""
+    return mean_ssim(predicted[0], target[0])
 
 
 def _enlarged(image: Tensor, height: int, width: int) -> Tensor:

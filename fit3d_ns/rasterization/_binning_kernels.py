@@ -22,7 +22,7 @@ MIN_ALPHA = 1.0 / 255.0
 _SLACK = 1e-2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def depth_order(depths, radii, opacities):  # type: ignore[no-untyped-def]
     """Indices of the Gaussians that can be seen, front to back; equal depths in index order (as gsplat).
 
@@ -64,7 +64,7 @@ def depth_order(depths, radii, opacities):  # type: ignore[no-untyped-def]
     return ids
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):  # type: ignore[no-untyped-def]
     """Gather the seen Gaussians of one camera in depth order; count the tile rows each reaches."""
     n = ids.size
@@ -95,7 +95,7 @@ def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, 
             row_count[i] = max(high - low, 0)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans):  # type: ignore[no-untyped-def]
     """For each Gaussian and tile row it reaches, the range [begin, end) of tile columns."""
     n = ids.size
@@ -131,7 +131,7 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
                 spans[at + 1] = max(begin, end)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):  # type: ignore[no-untyped-def]
     """counts [tile_h * tile_w] += 1 per listed Gaussian; each part owns a band of tile rows."""
     for thread in prange(parts):
@@ -145,7 +145,7 @@ def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):  # 
                     counts[row * tile_w + tx] += 1
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists):  # type: ignore[no-untyped-def]
     """Write packed indices into the tiles' lists, front to back; `cursor` starts at each tile's offset."""
     for thread in prange(parts):
@@ -161,7 +161,7 @@ def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists
                     cursor[tile] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def exclusive_sum(counts):  # type: ignore[no-untyped-def]
     """[n] -> [n + 1] int64 running totals, starting at 0."""
     out = np.zeros(counts.size + 1, np.int64)
@@ -170,7 +170,7 @@ def exclusive_sum(counts):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def balanced_ranges(parts, offsets):  # type: ignore[no-untyped-def]
     """Contiguous tile ranges [parts + 1] with about equally many list entries each (a tile itself counts 8)."""
     tiles = offsets.size - 1

@@ -37,11 +37,15 @@ E2 = np.float32(0.499869163089888)
 E3 = np.float32(-0.16591689515474148)
 E4 = np.float32(0.03967375461723558)
 E5 = np.float32(-0.005787095115466059)
+# Outside its range the polynomial passes zero, and subnormal numbers cost a hundred times more than others.
+X_CLAMP = np.float32(0.72)
 # Finished rows are looked for every so many Gaussians.
 CHECK_EVERY = 16
+# Sums kept per packed Gaussian in the backward pass, see `scatter_gradients`.
+GRADS = 12
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def start_tile(state, x0, y0, width, height):  # type: ignore[no-untyped-def]
     """Transmittance 1 inside the image; pixels beyond its border start finished."""
     for r in range(TILE):
@@ -50,7 +54,7 @@ def start_tile(state, x0, y0, width, height):  # type: ignore[no-untyped-def]
             state[r * TILE + j] = F1 if inside else -F1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def live_rows(state, live):  # type: ignore[no-untyped-def]
     """Mark the rows that still have an unfinished pixel; returns how many."""
     rows = 0
@@ -65,7 +69,7 @@ def live_rows(state, live):  # type: ignore[no-untyped-def]
     return rows
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore[no-untyped-def]
     """state: transmittance and four colour planes, [5 * 256]."""
     fx0 = np.float32(x0) + HALF
@@ -98,7 +102,7 @@ def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore
             b = (r & 15) * TILE
             for j in range(TILE):
                 u = ux - np.float32(j)
-                x = ha * u * u + q
+                x = min(ha * u * u + q, X_CLAMP)
                 e = E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5))))
                 e = e * e
                 e = e * e
@@ -116,7 +120,7 @@ def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore
                 state[4 * PIXELS + b + j] += w * c3
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, image, final_t):  # type: ignore[no-untyped-def]
     width, height = size
     channels = image.shape[2]
@@ -136,7 +140,7 @@ def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, 
                     image[y0 + r, x0 + j, c] = state[(c + 1) * PIXELS + r * TILE + j] + t * background[c]
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final_t):  # type: ignore[no-untyped-def]
     """image [H, W, 1..4] and final_t [H, W] of one camera."""
     for thread in prange(bounds.size - 1):
@@ -144,7 +148,7 @@ def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final
         _blend_range(bounds[part], bounds[part + 1], offsets, lists, packed, size, tile_w, background, image, final_t)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def pack_colors(parts, ids, colors, packed):  # type: ignore[no-untyped-def]
     """Put up to four colour channels behind the geometry of each packed Gaussian, zero where there are fewer."""
     n = ids.size
@@ -155,15 +159,17 @@ def pack_colors(parts, ids, colors, packed):  # type: ignore[no-untyped-def]
                 packed[i * STRIDE + 8 + c] = colors[ids[i], c] if c < colors.shape[1] else F0
 
 
-# Layout of the backward state in units of 256 floats, then of the 12 lane accumulators of 16 floats.
+# Layout of the backward state: transmittance, what is left of (colour . gradient), the image's four gradient
+# planes, the weights, and eight planes with one Gaussian's geometry sums before they are added up.
 _REST = PIXELS
 _GRAD = 2 * PIXELS
-_ACC = 6 * PIXELS
+_W = 6 * PIXELS
+_SUMS = 7 * PIXELS
+_STATE = 15 * PIXELS
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads, absolute):  # type: ignore[no-untyped-def]
-    """state: transmittance, what is left of (colour . gradient), four gradient planes, accumulators."""
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):  # type: ignore[no-untyped-def]
     fx0 = np.float32(x0) + HALF
     fy0 = np.float32(y0) + HALF
     for at in range(begin, end):
@@ -184,25 +190,27 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads, 
         c3 = packed[o + 11]
         a = np.float32(16.0) * ha
         d = np.float32(16.0) * hd
-        first = int(max(my - reach, F0))
-        last = int(min(my + reach, LAST))
-        touched = False
-        for r in range(first, last + 1):
+        top = TILE
+        bottom = 0
+        for r in range(int(max(my - reach, F0)), int(min(my + reach, LAST)) + 1):
             dy = my - np.float32(r)
             q = hd * dy * dy
             ux = mx + k * dy
             nearest = ux - min(max(ux, F0), LAST)
-            if ha * nearest * nearest + q > x_max or live[r] == 0:
-                continue
-            if not touched:
-                touched = True
-                for j in range(12 * TILE):
-                    state[_ACC + j] = F0
             b = (r & 15) * TILE
+            if ha * nearest * nearest + q > x_max or live[r] == 0:
+                # A hole between touched rows must add nothing.
+                if top < TILE:
+                    for i in range(_W, _STATE, PIXELS):
+                        for j in range(TILE):
+                            state[i + b + j] = F0
+                continue
+            top = min(top, r)
+            bottom = r + 1
             ddy = d * dy
             for j in range(TILE):
                 u = ux - np.float32(j)
-                x = ha * u * u + q
+                x = min(ha * u * u + q, X_CLAMP)
                 e = E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5))))
                 e = e * e
                 e = e * e
@@ -215,52 +223,57 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads, 
                 ok = hit and left > MIN_T
                 w = t * alpha if ok else F0
                 state[b + j] = left if ok else (-abs(t) if hit else t)
-                g0 = state[_GRAD + b + j]
-                g1 = state[_GRAD + PIXELS + b + j]
-                g2 = state[_GRAD + 2 * PIXELS + b + j]
-                g3 = state[_GRAD + 3 * PIXELS + b + j]
-                cg = c0 * g0 + c1 * g1 + c2 * g2 + c3 * g3
+                state[_W + b + j] = w
+                cg = (
+                    c0 * state[_GRAD + b + j]
+                    + c1 * state[_GRAD + PIXELS + b + j]
+                    + c2 * state[_GRAD + 2 * PIXELS + b + j]
+                    + c3 * state[_GRAD + 3 * PIXELS + b + j]
+                )
                 rest = state[_REST + b + j] - w * cg
                 state[_REST + b + j] = rest
                 # d loss / d sigma; a clamped alpha does not depend on the geometry.
                 v = -raw * (t * cg - rest / (F1 - alpha))
                 v = v if ok and raw <= MAX_ALPHA else F0
                 vu = v * u
-                state[_ACC + j] += v
-                state[_ACC + TILE + j] += vu
-                state[_ACC + 2 * TILE + j] += vu * u
-                state[_ACC + 3 * TILE + j] += v * dy
-                state[_ACC + 4 * TILE + j] += vu * dy
-                state[_ACC + 5 * TILE + j] += v * dy * dy
+                vy = v * dy
                 gx = a * vu
-                state[_ACC + 6 * TILE + j] += abs(gx)
-                state[_ACC + 7 * TILE + j] += abs(k * gx + v * ddy)
-                state[_ACC + 8 * TILE + j] += w * g0
-                state[_ACC + 9 * TILE + j] += w * g1
-                state[_ACC + 10 * TILE + j] += w * g2
-                state[_ACC + 11 * TILE + j] += w * g3
-        if touched:
-            o = lists[at] * 12
-            for i in range(12):
+                state[_SUMS + b + j] = v
+                state[_SUMS + PIXELS + b + j] = vu
+                state[_SUMS + 2 * PIXELS + b + j] = vu * u
+                state[_SUMS + 3 * PIXELS + b + j] = vy
+                state[_SUMS + 4 * PIXELS + b + j] = vu * dy
+                state[_SUMS + 5 * PIXELS + b + j] = vy * dy
+                state[_SUMS + 6 * PIXELS + b + j] = abs(gx)
+                state[_SUMS + 7 * PIXELS + b + j] = abs(k * gx + v * ddy)
+        if bottom > top:
+            o = lists[at] * GRADS
+            first = (top & 15) * TILE
+            for i in range(8):
                 total = F0
-                for j in range(TILE):
-                    total += state[_ACC + i * TILE + j]
+                for j in range(first, bottom * TILE):
+                    total += state[_SUMS + i * PIXELS + j]
                 grads[o + i] += total
+            for i in range(4):
+                total = F0
+                for j in range(first, bottom * TILE):
+                    total += state[_W + j] * state[_GRAD + i * PIXELS + j]
+                grads[o + 8 + i] += total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha,
                     grads):  # type: ignore[no-untyped-def]  # fmt: skip
     width, height = size
     channels = image.shape[2]
-    state = np.empty(6 * PIXELS + 12 * TILE, np.float32)
+    state = np.empty(_STATE, np.float32)
     live = np.empty(TILE, np.int64)
     for tile in range(start, stop):
         if offsets[tile] == offsets[tile + 1]:
             continue
         x0 = (tile % tile_w) * TILE
         y0 = (tile // tile_w) * TILE
-        state[PIXELS:] = F0
+        state[PIXELS:_W] = F0
         start_tile(state, x0, y0, width, height)
         for r in range(min(TILE, height - y0)):
             for j in range(min(TILE, width - x0)):
@@ -272,10 +285,10 @@ def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, fi
                     state[_GRAD + c * PIXELS + at] = g
                     rest += image[y0 + r, x0 + j, c] * g
                 state[_REST + at] = rest
-        _blend_tile_backward(lists, offsets[tile], offsets[tile + 1], packed, x0, y0, state, live, grads, True)
+        _blend_tile_backward(lists, offsets[tile], offsets[tile + 1], packed, x0, y0, state, live, grads)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha, grads):  # type: ignore[no-untyped-def]
     """grads [parts, M * 12]: per packed Gaussian the sums that `scatter_gradients` turns into gradients."""
     for thread in prange(bounds.size - 1):
@@ -284,18 +297,18 @@ def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t,
                         g_alpha, grads[part])  # fmt: skip
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def scatter_gradients(parts, ids, packed, grads, g_means2d, g_abs, g_ldl, g_opacities, g_colors):  # type: ignore[no-untyped-def]
     """Sum the parts in order and write the gradients of each seen Gaussian; g_colors may have no channels."""
     n = ids.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        total = np.empty(12)
+        total = np.empty(GRADS)
         for i in range(n * part // parts, n * (part + 1) // parts):
-            for c in range(12):
+            for c in range(GRADS):
                 total[c] = 0.0
                 for p in range(grads.shape[0]):
-                    total[c] += grads[p, 12 * i + c]
+                    total[c] += grads[p, GRADS * i + c]
             g = ids[i]
             o = i * STRIDE
             a, k, d = 16.0 * packed[o + 2], np.float64(packed[o + 3]), 16.0 * packed[o + 4]

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit, prange
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _rotation(w, x, y, z):  # type: ignore[no-untyped-def]
     return (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -26,7 +26,7 @@ def _rotation(w, x, y, z):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _project_range(start, stop, means, quats, scales, view, K, size, limits, eps2d, means2d, depths, ldl, conics,
                    compensations, radii):  # type: ignore[no-untyped-def]  # fmt: skip
     width, height = size
@@ -101,7 +101,7 @@ def _project_range(start, stop, means, quats, scales, view, K, size, limits, eps
         compensations[n] = math.sqrt(max(0.0, det_sharp / det))
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def project(parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, means2d, depths, ldl, conics,
             compensations, radii):  # type: ignore[no-untyped-def]  # fmt: skip
     """Fill the outputs ([C, N, ...]) for every camera; culled Gaussians get zeros everywhere."""
@@ -113,7 +113,7 @@ def project(parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, mean
                            limits, eps2d, means2d[c], depths[c], ldl[c], conics[c], compensations[c], radii[c])  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _project_backward_range(start, stop, means, quats, scales, view, K, size, eps2d, radii, g_means2d, g_depths, g_ldl,
                             g_compensations, g_means, g_quats, g_scales, g_view):  # type: ignore[no-untyped-def]  # fmt: skip
     width, height = size
@@ -233,7 +233,7 @@ def _project_backward_range(start, stop, means, quats, scales, view, K, size, ep
         g_view[2, 3] += gcz
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def project_backward(parts, means, quats, scales, viewmats, Ks, size, eps2d, radii, g_means2d, g_depths, g_ldl,
                      g_compensations, g_means, g_quats, g_scales, g_views):  # type: ignore[no-untyped-def]  # fmt: skip
     """Add to g_means, g_quats, g_scales; g_views is [parts, C, 4, 4] float64, to be summed over parts."""

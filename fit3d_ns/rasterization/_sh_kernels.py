@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _bases(degree, x, y, z, b):  # type: ignore[no-untyped-def]
     b[0] = 0.2820947917738781
     if degree > 0:
@@ -34,7 +34,7 @@ def _bases(degree, x, y, z, b):  # type: ignore[no-untyped-def]
         b[15] = -0.5900435899266435 * x * (x * x - 3 * y * y)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _direction_gradient(degree, x, y, z, p):  # type: ignore[no-untyped-def]
     """Gradient of sum_k p[k] * basis[k] with respect to (x, y, z)."""
     gx = 0.0
@@ -59,7 +59,7 @@ def _direction_gradient(degree, x, y, z, p):  # type: ignore[no-untyped-def]
     return gx, gy, gz
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def sh_colors(parts, degree, means, centers, coefficients, radii, colors):  # type: ignore[no-untyped-def]
     """colors [C, N, 3] of the Gaussians with radii > 0, zero for others; coefficients [1 or C, N, K, 3]."""
     n_all = means.shape[0]
@@ -88,7 +88,7 @@ def sh_colors(parts, degree, means, centers, coefficients, radii, colors):  # ty
                 colors[c, n, 2] = max(c2, 0.0)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def sh_colors_backward(parts, degree, means, centers, coefficients, radii, colors, g_colors, g_coefficients, g_means,
                        g_centers):  # type: ignore[no-untyped-def]  # fmt: skip
     """Add to g_coefficients and g_means; g_centers is [parts, C, 3] float64, to be summed over parts."""

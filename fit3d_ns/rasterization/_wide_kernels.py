@@ -24,11 +24,13 @@ from fit3d_ns.rasterization._blend_kernels import (
     F0,
     F1,
     FAST,
+    GRADS,
     HALF,
     LAST,
     MAX_ALPHA,
     MIN_T,
     PIXELS,
+    X_CLAMP,
     live_rows,
     start_tile,
 )
@@ -36,15 +38,15 @@ from fit3d_ns.rasterization._blend_kernels import (
 # Gaussians per matrix product: W is 256 KB then, which fits the second-level cache beside F.
 CHUNK = 256
 _MASK = CHUNK - 1
-# State in units of 256 floats: transmittance, weights of one Gaussian, rest, gradient of the weights; accumulators.
+# State: transmittance, weights of one Gaussian, rest, gradient of its weights, and its eight planes of sums.
 _W = PIXELS
 _REST = 2 * PIXELS
 _GW = 3 * PIXELS
-_ACC = 4 * PIXELS
-STATE = 4 * PIXELS + 8 * TILE
+_SUMS = 4 * PIXELS
+_STATE = 12 * PIXELS
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
     """Weights of one Gaussian for the 256 pixels into the state; False if it touches none."""
     mx = packed[o] - fx0
@@ -70,7 +72,7 @@ def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
         b = (r & 15) * TILE
         for j in range(TILE):
             u = ux - np.float32(j)
-            x = ha * u * u + q
+            x = min(ha * u * u + q, X_CLAMP)
             e = E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5))))
             e = e * e
             e = e * e
@@ -85,9 +87,10 @@ def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
     return touched
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _weights_backward(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
-    """As `_weights`, with the accumulators of the geometry gradient from the gradient of the weights."""
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[no-untyped-def]
+    """As `_weights`, and from the gradient of the weights the sums for the geometry gradient."""
+    o = i * STRIDE
     mx = packed[o] - fx0
     my = packed[o + 1] - fy0
     ha = packed[o + 2]
@@ -98,25 +101,29 @@ def _weights_backward(o, packed, fx0, fy0, state, live):  # type: ignore[no-unty
     reach = packed[o + 7]
     a = np.float32(16.0) * ha
     d = np.float32(16.0) * hd
-    touched = False
+    for j in range(PIXELS):
+        state[_W + j] = F0
+    top = TILE
+    bottom = 0
     for r in range(int(max(my - reach, F0)), int(min(my + reach, LAST)) + 1):
         dy = my - np.float32(r)
         q = hd * dy * dy
         ux = mx + k * dy
         nearest = ux - min(max(ux, F0), LAST)
-        if ha * nearest * nearest + q > x_max or live[r] == 0:
-            continue
-        if not touched:
-            touched = True
-            for j in range(PIXELS):
-                state[_W + j] = F0
-            for j in range(8 * TILE):
-                state[_ACC + j] = F0
         b = (r & 15) * TILE
+        if ha * nearest * nearest + q > x_max or live[r] == 0:
+            # A hole between touched rows must add nothing.
+            if top < TILE:
+                for plane in range(_SUMS, _STATE, PIXELS):
+                    for j in range(TILE):
+                        state[plane + b + j] = F0
+            continue
+        top = min(top, r)
+        bottom = r + 1
         ddy = d * dy
         for j in range(TILE):
             u = ux - np.float32(j)
-            x = ha * u * u + q
+            x = min(ha * u * u + q, X_CLAMP)
             e = E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5))))
             e = e * e
             e = e * e
@@ -136,23 +143,32 @@ def _weights_backward(o, packed, fx0, fy0, state, live):  # type: ignore[no-unty
             v = -raw * (t * cg - rest / (F1 - alpha))
             v = v if ok and raw <= MAX_ALPHA else F0
             vu = v * u
-            state[_ACC + j] += v
-            state[_ACC + TILE + j] += vu
-            state[_ACC + 2 * TILE + j] += vu * u
-            state[_ACC + 3 * TILE + j] += v * dy
-            state[_ACC + 4 * TILE + j] += vu * dy
-            state[_ACC + 5 * TILE + j] += v * dy * dy
+            vy = v * dy
             gx = a * vu
-            state[_ACC + 6 * TILE + j] += abs(gx)
-            state[_ACC + 7 * TILE + j] += abs(k * gx + v * ddy)
-    return touched
+            state[_SUMS + b + j] = v
+            state[_SUMS + PIXELS + b + j] = vu
+            state[_SUMS + 2 * PIXELS + b + j] = vu * u
+            state[_SUMS + 3 * PIXELS + b + j] = vy
+            state[_SUMS + 4 * PIXELS + b + j] = vu * dy
+            state[_SUMS + 5 * PIXELS + b + j] = vy * dy
+            state[_SUMS + 6 * PIXELS + b + j] = abs(gx)
+            state[_SUMS + 7 * PIXELS + b + j] = abs(k * gx + v * ddy)
+    if bottom <= top:
+        return False
+    first = (top & 15) * TILE
+    for s in range(8):
+        total = F0
+        for j in range(first, bottom * TILE):
+            total += state[_SUMS + s * PIXELS + j]
+        grads[GRADS * i + s] += total
+    return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):  # type: ignore[no-untyped-def]
     width, height = size
     channels = colors.shape[1]
-    state = np.empty(STATE, np.float32)
+    state = np.empty(_STATE, np.float32)
     live = np.empty(TILE, np.int64)
     weights = np.empty((CHUNK, PIXELS), np.float32)
     flat_weights = weights.reshape(CHUNK * PIXELS)
@@ -198,7 +214,7 @@ def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, 
                     image[y0 + r, x0 + j, c] = total[r * TILE + j, c] + t * background[c]
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):  # type: ignore[no-untyped-def]
     """image [H, W, D] and final_t [H, W] of one camera from colors [N, D]."""
     for thread in prange(bounds.size - 1):
@@ -207,7 +223,7 @@ def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, backgr
                     image, final_t)  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def part_slots(bounds, offsets, lists, n):  # type: ignore[no-untyped-def]
     """Where each part keeps its sums: slots [parts, n], -1 for Gaussians the part never meets; and how many slots.
 
@@ -225,12 +241,12 @@ def part_slots(bounds, offsets, lists, n):  # type: ignore[no-untyped-def]
     return slots, used
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, image, final_t, g_image,
                          g_alpha, slots, g_features, grads, geometry):  # type: ignore[no-untyped-def]  # fmt: skip
     width, height = size
     channels = g_image.shape[2]
-    state = np.empty(STATE, np.float32)
+    state = np.empty(_STATE, np.float32)
     live = np.empty(TILE, np.int64)
     weights = np.empty((CHUNK, PIXELS), np.float32)
     flat_weights = weights.reshape(CHUNK * PIXELS)
@@ -276,13 +292,8 @@ def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w,
                 if geometry:
                     for j in range(PIXELS):
                         state[_GW + j] = flat_g_weights[((entry - at) & _MASK) * PIXELS + j]
-                    if not _weights_backward(i * STRIDE, packed, fx0, fy0, state, live):
+                    if not _weights_backward(i, packed, fx0, fy0, state, live, grads):
                         continue
-                    for s in range(8):
-                        total = F0
-                        for j in range(TILE):
-                            total += state[_ACC + s * TILE + j]
-                        grads[12 * i + s] += total
                 elif not _weights(i * STRIDE, packed, fx0, fy0, state, live):
                     continue
                 for j in range(PIXELS):
@@ -297,7 +308,7 @@ def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w,
                         g_features[chosen[e], c] += product[e, c]
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def wide_blend_backward(bounds, offsets, lists, ids, packed, size, tile_w, colors, image, final_t, g_image, g_alpha,
                         slots, g_features, grads, geometry):  # type: ignore[no-untyped-def]  # fmt: skip
     """g_features [slots, D] always; grads [parts, M * 12] (first 8 of 12 used) when `geometry`."""
@@ -308,7 +319,7 @@ def wide_blend_backward(bounds, offsets, lists, ids, packed, size, tile_w, color
                              geometry)  # fmt: skip
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def scatter_features(parts, ids, slots, g_features, g_colors):  # type: ignore[no-untyped-def]
     """g_colors [N, D]: the parts' sums of each seen Gaussian, added in order."""
     n = ids.size

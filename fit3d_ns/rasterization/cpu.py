@@ -22,7 +22,6 @@ from fit3d_ns.rasterization.threads import blas_kernel_launch, kernel_launch, th
 
 # Up to this many channels are blended in registers, more go through a matrix product per tile.
 NARROW = 4
-_GRADS = 12
 
 _kernels: Any = None
 
@@ -259,12 +258,12 @@ class Blend(torch.autograd.Function):
                 g_colors_c = g_colors[c].numpy()
                 common = (ctx.size, tile_w)
                 if narrow:
-                    grads = np.zeros((parts, t.ids.size * _GRADS), np.float32)
+                    grads = np.zeros((parts, t.ids.size * kernels().blend.GRADS), np.float32)
                     kernels().blend.blend_backward(t.bounds, t.offsets, t.lists, t.packed, *common, canvas[c],
                                                    ctx.final_t[c], g_canvas[c], g_cover[c], grads)  # fmt: skip
                     written = g_colors_c
                 else:
-                    grads = np.zeros((parts if wants_geometry else 1, t.ids.size * _GRADS), np.float32)
+                    grads = np.zeros((parts if wants_geometry else 1, t.ids.size * kernels().blend.GRADS), np.float32)
                     slots, used = kernels().wide.part_slots(t.bounds, t.offsets, t.lists, t.ids.size)
                     g_features = np.zeros((used, channels), np.float32)
                     colors_c = palette[c if palette.shape[0] > 1 else 0]

@@ -23,7 +23,7 @@ RGB = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 ALPHA = RANDOM.integers(0, 256, (20, 30, 1), dtype=np.uint8)
 
 
-@pytest.fixture()
+@pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """The log of a process that has not said anything yet."""
     monkeypatch.setattr(images, "_said", set())
@@ -112,7 +112,8 @@ def _float_grey(path: Path) -> np.ndarray:
 
 
 def _float_rgb(path: Path) -> np.ndarray:
-    cv2.imwrite(str(path), bgr(RGB.astype(np.float32) / 255.0))
+    # OpenCV's default compression of float TIFFs is lossy.
+    cv2.imwrite(str(path), bgr(RGB.astype(np.float32) / 255.0), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     return RGB
 
 

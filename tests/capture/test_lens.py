@@ -127,7 +127,7 @@ def test_the_callers_arrays_are_left_alone() -> None:
 def test_a_straight_line_in_the_world_is_straight_afterwards() -> None:
     """Not only equal to nerfstudio but right: distort points with OpenCV's model, undistort the picture."""
     K = np.array([[300.0, 0, 200.0], [0, 300.0, 150.0], [0, 0, 1]])
-    k1, k2, k3, _, p1, p2 = distortion = np.array([0.15, -0.05, 0, 0, 0.001, -0.002])
+    k1, k2, k3, _, p1, p2 = distortion = np.array([0.3, -0.05, 0, 0, 0.001, -0.002])
     world = np.stack([np.linspace(-0.5, 0.5, 400), np.full(400, 0.3), np.ones(400)], axis=1)
     shift = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     points = cv2.projectPoints(world, np.zeros(3), np.zeros(3), K - shift, np.array([k1, k2, p1, p2, k3]))[0][:, 0]
@@ -147,5 +147,5 @@ def test_unsupported_cameras_are_refused() -> None:
     K = np.array([[70.0, 0, 41.0], [0, 71.0, 30.0], [0, 0, 1]])
     with pytest.raises(InputError, match="camera_model 'EQUIRECTANGULAR' is not supported; use one of"):
         undistort(image, K, np.zeros(6), "EQUIRECTANGULAR")
-    with pytest.raises(InputError, match="k4 is 0.1, but only OPENCV_FISHEYE"):
+    with pytest.raises(InputError, match=r"k4 is 0\.1, but only OPENCV_FISHEYE"):
         undistort(image, K, np.array([0, 0, 0, 0.1, 0, 0]))
