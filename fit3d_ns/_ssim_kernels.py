@@ -154,9 +154,7 @@ def backward(x, y, channels, height, width, taps, partials, scale, parts, grad):
                     for r in range(first, last + 1):
                         at = ((channel * rows + r) * 3 + partial) * columns
                         _add_scaled(partials[at : at + columns], taps[row - r], padded[start : start + columns])
-                    _filter_row(
-                        padded[partial * step : (partial + 1) * step], taps, spread, partial * width, width
-                    )
+                    _filter_row(padded[partial * step : (partial + 1) * step], taps, spread, partial * width, width)
                 at, end = (channel * height + row) * width, (channel * height + row + 1) * width
                 mean, mean_xx, mean_xy = spread[:width], spread[width : 2 * width], spread[2 * width :]
                 _combine(x[at:end], y[at:end], mean, mean_xx, mean_xy, scale, grad[at:end])

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -96,7 +97,10 @@ def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:
         return WeightFile("random", None, hashlib.sha256(seed.encode()).hexdigest(), f"{name}, random weights")
     if weights == "hub":
         path = _hub_file(name, pretrained_cfg)
-        return WeightFile("hub", path, _sha256(path), f"{name}, timm's weights")
+        # The hub's cache names big files by their sha256: gigabytes need not be read at every start.
+        blob = path.resolve().name
+        sha256 = blob if re.fullmatch("[0-9a-f]{64}", blob) else _sha256(path)
+        return WeightFile("hub", path, sha256, f"{name}, timm's weights")
     if weights == "offline":
         return _offline_file(name)
     folder = weights_folder(weights)
@@ -227,7 +231,7 @@ def _hub_file(name: str, pretrained_cfg: Any) -> Path:
             except EntryNotFoundError:
                 continue
             except Exception as error:  # httpx, OS and hub errors alike: the answer is the same
-                reason = f" ({str(error).strip().splitlines()[0]})"
+                reason = f" ({(str(error).strip() or repr(error)).splitlines()[0]})"
                 break
     raise InputError(
         f"The weights of {name} are not in {constants.HF_HUB_CACHE} and cannot be downloaded{reason}: connect once "

@@ -56,7 +56,6 @@ class Fit3DDataset(InputDataset):
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return image
 
-
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         masks = self._dataparser_outputs.mask_filenames
         if masks is not None:
@@ -197,5 +196,3 @@ class _EvalViews:
     def __iter__(self) -> Iterator[tuple[Cameras, dict[str, Any]]]:
         for camera, batch in self._views:
             yield self._datamanager._with_features(camera, dict(batch), self._datamanager.eval_features)
-
-

@@ -85,6 +85,7 @@ class Fit3DModel(SplatfactoModel):
             self.seed_points = (seed_points[0], seed_points[1][:0])
         with without_lpips_download():
             super().populate_modules()
+        del self.ssim  # a module; the faster function below could not take its name
         self.ssim = _batched_ssim
         self.seed_points = seed_points
         if seed_points is not None and not self.config.random_init and len(seed_points[1]) > 0:
@@ -166,9 +167,10 @@ class Fit3DModel(SplatfactoModel):
 
         Returns:
             `rgb` [H, W, 3], `accumulation` [H, W, 1], `depth` [H, W, 1] (scene units; None in training unless
-            asked for) and `background`. Training and data set views: `features` [H, W, feature_dim] and
-            `feature_errors` [H, W, 1]. Otherwise: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a
-            point was clicked in the viewer, `similarity` [H, W, 1].
+            asked for) and `background`. For views with a feature map: `features` [H, W, feature_dim + 1], the
+            blended features and, last, the learned error (one map: slicing would copy it in every backward).
+            Outside training: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a point was clicked
+            in the viewer, `similarity` [H, W, 1].
         """
         if self.training:
             camera_to_worlds = self.camera_optimizer.apply_to_camera(camera)
@@ -254,7 +256,7 @@ class Fit3DModel(SplatfactoModel):
             viewmat = viewmat.detach()
         channels = torch.cat([gaussians["features"], gaussians["feature_errors"]], dim=1)
         render = self.rasterize_channels(gaussians, channels, viewmat, K, width, height)
-        return {"features": render[..., :-1], "feature_errors": render[..., -1:]}
+        return {"features": render}
 
     def rasterize_channels(
         self, gaussians: dict[str, Tensor], channels: Tensor, viewmat: Tensor, K: Tensor, width: int, height: int
@@ -297,7 +299,7 @@ class Fit3DModel(SplatfactoModel):
         On the patch grid or at the pixels of the rendering. Weights are the unmasked share of each cell, zero
         below one half.
         """
-        rendered = torch.cat([outputs["features"], outputs["feature_errors"]], dim=-1)
+        rendered = outputs["features"]
         height, width = rendered.shape[:2]
         target = batch["features"].to(self.device, torch.float32)
         mask = None
@@ -326,9 +328,7 @@ class Fit3DModel(SplatfactoModel):
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if "features" in outputs:
-            decoded, target, weights, errors = self._compare_features(
-                outputs, batch, self.config.feature_supervision
-            )
+            decoded, target, weights, errors = self._compare_features(outputs, batch, self.config.feature_supervision)
             loss, cosine = feature_loss(decoded, target, weights, self.config.feature_loss)
             losses["feature_loss"] = self.config.feature_loss_weight * loss
             residual = errors[..., 0] - (1 - cosine.detach())
@@ -356,7 +356,7 @@ class Fit3DModel(SplatfactoModel):
 
 
 def _batched_ssim(target: Tensor, predicted: Tensor) -> Tensor:
-    """splatfacto's call of SSIM: batches [1, 3, H, W], the prediction second in losses and either way in metrics."""
+    """SSIM the way splatfacto calls it: the photo first, both [1, 3, H, W]."""
     return mean_ssim(predicted[0], target[0])
 
 

@@ -6,8 +6,10 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+from fit3d_ns.console import logger
 from fit3d_ns.errors import EXIT_BAD_INPUT
 from fit3d_ns.pipeline import Fit3DPipeline
 
@@ -31,6 +33,18 @@ class Fit3DTrainer(Trainer):
             if error.code == EXIT_BAD_INPUT:
                 self._remove_empty_run()
             raise
+
+    def train(self) -> None:
+        threads = torch.get_num_threads()
+        if self.device == "cpu":
+            # The rasteriser and SSIM bring their own threads. What is left to torch are small operations, whose
+            # OpenMP threads spin between them and take the cores from the kernels: one thread is faster.
+            logger.debug("torch trains with 1 thread beside the kernels' (%d before)", threads)
+            torch.set_num_threads(1)
+        try:
+            super().train()
+        finally:
+            torch.set_num_threads(threads)
 
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""

@@ -111,7 +111,7 @@ def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore
                 t = state[b + j]
                 left = t - t * alpha
                 hit = x <= x_max
-                ok = hit and left > MIN_T
+                ok = hit & (left > MIN_T)
                 w = t * alpha if ok else F0
                 state[b + j] = left if ok else (-abs(t) if hit else t)
                 state[PIXELS + b + j] += w * c0
@@ -160,12 +160,40 @@ def pack_colors(parts, ids, colors, packed):  # type: ignore[no-untyped-def]
 
 
 # Layout of the backward state: transmittance, what is left of (colour . gradient), the image's four gradient
-# planes, the weights, and eight planes with one Gaussian's geometry sums before they are added up.
+# planes; then one plane of running sums per entry of `grads`. A row of a sum plane holds the sums over the rows
+# down to it, after a row 0 of zeros: so every address in the inner loop is the row's start plus a constant.
 _REST = PIXELS
 _GRAD = 2 * PIXELS
-_W = 6 * PIXELS
-_SUMS = 7 * PIXELS
-_STATE = 15 * PIXELS
+_SUMS = 6 * PIXELS
+SUM_PLANE = PIXELS + TILE
+_STATE = _SUMS + GRADS * SUM_PLANE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def clear_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
+    """Zero the running sums above the row that starts at `b`."""
+    for i in range(planes):
+        for j in range(TILE):
+            state[sums + i * SUM_PLANE + b + j] = F0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def carry_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
+    """Copy the running sums past a row that adds nothing."""
+    for i in range(planes):
+        for j in range(TILE):
+            state[sums + i * SUM_PLANE + b + TILE + j] = state[sums + i * SUM_PLANE + b + j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def add_sums(state, sums, bottom, planes, grads, o):  # type: ignore[no-untyped-def]
+    """Add the lanes of the last row's running sums to `grads[o:]`."""
+    last = sums + (bottom & 31) * TILE
+    for i in range(planes):
+        total = F0
+        for j in range(TILE):
+            total += state[last + i * SUM_PLANE + j]
+        grads[o + i] += total
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
@@ -190,7 +218,6 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
         c3 = packed[o + 11]
         a = np.float32(16.0) * ha
         d = np.float32(16.0) * hd
-        top = TILE
         bottom = 0
         for r in range(int(max(my - reach, F0)), int(min(my + reach, LAST)) + 1):
             dy = my - np.float32(r)
@@ -199,14 +226,14 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
             nearest = ux - min(max(ux, F0), LAST)
             b = (r & 15) * TILE
             if ha * nearest * nearest + q > x_max or live[r] == 0:
-                # A hole between touched rows must add nothing.
-                if top < TILE:
-                    for i in range(_W, _STATE, PIXELS):
-                        for j in range(TILE):
-                            state[i + b + j] = F0
+                # A row without a touched pixel hands the sums on.
+                if bottom > 0:
+                    carry_sums(state, _SUMS, b, GRADS)
                 continue
-            top = min(top, r)
+            if bottom == 0:
+                clear_sums(state, _SUMS, b, GRADS)
             bottom = r + 1
+            s = _SUMS + b
             ddy = d * dy
             for j in range(TILE):
                 u = ux - np.float32(j)
@@ -220,10 +247,9 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
                 t = state[b + j]
                 left = t - t * alpha
                 hit = x <= x_max
-                ok = hit and left > MIN_T
+                ok = hit & (left > MIN_T)
                 w = t * alpha if ok else F0
                 state[b + j] = left if ok else (-abs(t) if hit else t)
-                state[_W + b + j] = w
                 cg = (
                     c0 * state[_GRAD + b + j]
                     + c1 * state[_GRAD + PIXELS + b + j]
@@ -234,31 +260,28 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
                 state[_REST + b + j] = rest
                 # d loss / d sigma; a clamped alpha does not depend on the geometry.
                 v = -raw * (t * cg - rest / (F1 - alpha))
-                v = v if ok and raw <= MAX_ALPHA else F0
+                v = v if ok & (raw <= MAX_ALPHA) else F0
                 vu = v * u
                 vy = v * dy
                 gx = a * vu
-                state[_SUMS + b + j] = v
-                state[_SUMS + PIXELS + b + j] = vu
-                state[_SUMS + 2 * PIXELS + b + j] = vu * u
-                state[_SUMS + 3 * PIXELS + b + j] = vy
-                state[_SUMS + 4 * PIXELS + b + j] = vu * dy
-                state[_SUMS + 5 * PIXELS + b + j] = vy * dy
-                state[_SUMS + 6 * PIXELS + b + j] = abs(gx)
-                state[_SUMS + 7 * PIXELS + b + j] = abs(k * gx + v * ddy)
-        if bottom > top:
-            o = lists[at] * GRADS
-            first = (top & 15) * TILE
-            for i in range(8):
-                total = F0
-                for j in range(first, bottom * TILE):
-                    total += state[_SUMS + i * PIXELS + j]
-                grads[o + i] += total
-            for i in range(4):
-                total = F0
-                for j in range(first, bottom * TILE):
-                    total += state[_W + j] * state[_GRAD + i * PIXELS + j]
-                grads[o + 8 + i] += total
+                state[s + TILE + j] = state[s + j] + v
+                state[s + SUM_PLANE + TILE + j] = state[s + SUM_PLANE + j] + vu
+                state[s + 2 * SUM_PLANE + TILE + j] = state[s + 2 * SUM_PLANE + j] + vu * u
+                state[s + 3 * SUM_PLANE + TILE + j] = state[s + 3 * SUM_PLANE + j] + vy
+                state[s + 4 * SUM_PLANE + TILE + j] = state[s + 4 * SUM_PLANE + j] + vu * dy
+                state[s + 5 * SUM_PLANE + TILE + j] = state[s + 5 * SUM_PLANE + j] + vy * dy
+                state[s + 6 * SUM_PLANE + TILE + j] = state[s + 6 * SUM_PLANE + j] + abs(gx)
+                state[s + 7 * SUM_PLANE + TILE + j] = state[s + 7 * SUM_PLANE + j] + abs(k * gx + v * ddy)
+                state[s + 8 * SUM_PLANE + TILE + j] = state[s + 8 * SUM_PLANE + j] + w * state[_GRAD + b + j]
+                state[s + 9 * SUM_PLANE + TILE + j] = state[s + 9 * SUM_PLANE + j] + w * state[_GRAD + PIXELS + b + j]
+                state[s + 10 * SUM_PLANE + TILE + j] = (
+                    state[s + 10 * SUM_PLANE + j] + w * state[_GRAD + 2 * PIXELS + b + j]
+                )
+                state[s + 11 * SUM_PLANE + TILE + j] = (
+                    state[s + 11 * SUM_PLANE + j] + w * state[_GRAD + 3 * PIXELS + b + j]
+                )
+        if bottom > 0:
+            add_sums(state, _SUMS, bottom, GRADS, grads, lists[at] * GRADS)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -273,7 +296,7 @@ def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, fi
             continue
         x0 = (tile % tile_w) * TILE
         y0 = (tile // tile_w) * TILE
-        state[PIXELS:_W] = F0
+        state[PIXELS:_SUMS] = F0
         start_tile(state, x0, y0, width, height)
         for r in range(min(TILE, height - y0)):
             for j in range(min(TILE, width - x0)):

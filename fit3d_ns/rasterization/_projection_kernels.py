@@ -53,7 +53,12 @@ def _project_range(start, stop, means, quats, scales, view, K, size, limits, eps
             continue
         x = v[0, 0] * mx + v[0, 1] * my + v[0, 2] * mz + v[0, 3]
         y = v[1, 0] * mx + v[1, 1] * my + v[1, 2] * mz + v[1, 3]
-        qw, qx, qy, qz = np.float64(quats[n, 0]), np.float64(quats[n, 1]), np.float64(quats[n, 2]), np.float64(quats[n, 3])
+        qw, qx, qy, qz = (
+            np.float64(quats[n, 0]),
+            np.float64(quats[n, 1]),
+            np.float64(quats[n, 2]),
+            np.float64(quats[n, 3]),
+        )
         norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         if not norm > 0.0:
             continue
@@ -133,7 +138,12 @@ def _project_backward_range(start, stop, means, quats, scales, view, K, size, ep
         x = v[0, 0] * mx + v[0, 1] * my + v[0, 2] * mz + v[0, 3]
         y = v[1, 0] * mx + v[1, 1] * my + v[1, 2] * mz + v[1, 3]
         z = v[2, 0] * mx + v[2, 1] * my + v[2, 2] * mz + v[2, 3]
-        qw, qx, qy, qz = np.float64(quats[n, 0]), np.float64(quats[n, 1]), np.float64(quats[n, 2]), np.float64(quats[n, 3])
+        qw, qx, qy, qz = (
+            np.float64(quats[n, 0]),
+            np.float64(quats[n, 1]),
+            np.float64(quats[n, 2]),
+            np.float64(quats[n, 3]),
+        )
         norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         qw, qx, qy, qz = qw / norm, qx / norm, qy / norm, qz / norm
         r = _rotation(qw, qx, qy, qz)

@@ -30,7 +30,11 @@ from fit3d_ns.rasterization._blend_kernels import (
     MAX_ALPHA,
     MIN_T,
     PIXELS,
+    SUM_PLANE,
     X_CLAMP,
+    add_sums,
+    carry_sums,
+    clear_sums,
     live_rows,
     start_tile,
 )
@@ -43,7 +47,8 @@ _W = PIXELS
 _REST = 2 * PIXELS
 _GW = 3 * PIXELS
 _SUMS = 4 * PIXELS
-_STATE = 12 * PIXELS
+_PLANES = 8
+_STATE = _SUMS + _PLANES * SUM_PLANE
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
@@ -81,7 +86,7 @@ def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
             t = state[b + j]
             left = t - t * alpha
             hit = x <= x_max
-            ok = hit and left > MIN_T
+            ok = hit & (left > MIN_T)
             state[_W + b + j] = t * alpha if ok else F0
             state[b + j] = left if ok else (-abs(t) if hit else t)
     return touched
@@ -103,7 +108,6 @@ def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[
     d = np.float32(16.0) * hd
     for j in range(PIXELS):
         state[_W + j] = F0
-    top = TILE
     bottom = 0
     for r in range(int(max(my - reach, F0)), int(min(my + reach, LAST)) + 1):
         dy = my - np.float32(r)
@@ -112,14 +116,14 @@ def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[
         nearest = ux - min(max(ux, F0), LAST)
         b = (r & 15) * TILE
         if ha * nearest * nearest + q > x_max or live[r] == 0:
-            # A hole between touched rows must add nothing.
-            if top < TILE:
-                for plane in range(_SUMS, _STATE, PIXELS):
-                    for j in range(TILE):
-                        state[plane + b + j] = F0
+            # A row without a touched pixel hands the sums on.
+            if bottom > 0:
+                carry_sums(state, _SUMS, b, _PLANES)
             continue
-        top = min(top, r)
+        if bottom == 0:
+            clear_sums(state, _SUMS, b, _PLANES)
         bottom = r + 1
+        s = _SUMS + b
         ddy = d * dy
         for j in range(TILE):
             u = ux - np.float32(j)
@@ -133,7 +137,7 @@ def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[
             t = state[b + j]
             left = t - t * alpha
             hit = x <= x_max
-            ok = hit and left > MIN_T
+            ok = hit & (left > MIN_T)
             w = t * alpha if ok else F0
             state[_W + b + j] = w
             state[b + j] = left if ok else (-abs(t) if hit else t)
@@ -141,26 +145,21 @@ def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[
             rest = state[_REST + b + j] - w * cg
             state[_REST + b + j] = rest
             v = -raw * (t * cg - rest / (F1 - alpha))
-            v = v if ok and raw <= MAX_ALPHA else F0
+            v = v if ok & (raw <= MAX_ALPHA) else F0
             vu = v * u
             vy = v * dy
             gx = a * vu
-            state[_SUMS + b + j] = v
-            state[_SUMS + PIXELS + b + j] = vu
-            state[_SUMS + 2 * PIXELS + b + j] = vu * u
-            state[_SUMS + 3 * PIXELS + b + j] = vy
-            state[_SUMS + 4 * PIXELS + b + j] = vu * dy
-            state[_SUMS + 5 * PIXELS + b + j] = vy * dy
-            state[_SUMS + 6 * PIXELS + b + j] = abs(gx)
-            state[_SUMS + 7 * PIXELS + b + j] = abs(k * gx + v * ddy)
-    if bottom <= top:
+            state[s + TILE + j] = state[s + j] + v
+            state[s + SUM_PLANE + TILE + j] = state[s + SUM_PLANE + j] + vu
+            state[s + 2 * SUM_PLANE + TILE + j] = state[s + 2 * SUM_PLANE + j] + vu * u
+            state[s + 3 * SUM_PLANE + TILE + j] = state[s + 3 * SUM_PLANE + j] + vy
+            state[s + 4 * SUM_PLANE + TILE + j] = state[s + 4 * SUM_PLANE + j] + vu * dy
+            state[s + 5 * SUM_PLANE + TILE + j] = state[s + 5 * SUM_PLANE + j] + vy * dy
+            state[s + 6 * SUM_PLANE + TILE + j] = state[s + 6 * SUM_PLANE + j] + abs(gx)
+            state[s + 7 * SUM_PLANE + TILE + j] = state[s + 7 * SUM_PLANE + j] + abs(k * gx + v * ddy)
+    if bottom == 0:
         return False
-    first = (top & 15) * TILE
-    for s in range(8):
-        total = F0
-        for j in range(first, bottom * TILE):
-            total += state[_SUMS + s * PIXELS + j]
-        grads[GRADS * i + s] += total
+    add_sums(state, _SUMS, bottom, _PLANES, grads, GRADS * i)
     return True
 
 

@@ -121,9 +121,7 @@ class SHColors(torch.autograd.Function):
     """means [N, 3], camera centres [C, 3], coefficients [1 or C, N, K, 3] -> colours [C, N, 3]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor, degree: int
-    ) -> Tensor:
+    def forward(ctx: Any, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
         n_cameras, n = radii.shape
         colors = torch.empty(n_cameras, n, 3)
         sh_colors = kernels().sh.sh_colors

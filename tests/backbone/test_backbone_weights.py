@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -252,8 +253,13 @@ def test_weights_in_the_hub_cache_need_no_network(model: nn.Module, expected: Te
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
-    safetensors.torch.save_file(model.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
+    (folder / "blobs").mkdir()
+    content = safetensors.torch.save(model.state_dict())
+    sha256 = hashlib.sha256(content).hexdigest()
+    (folder / "blobs" / sha256).write_bytes(content)
+    (folder / "snapshots" / "abc" / "model.safetensors").symlink_to(folder / "blobs" / sha256)
     backbone = load("hub")
+    assert backbone.weights_sha256 == sha256
     torch.testing.assert_close(features(backbone), expected)
     assert backbone.description == f"{TINY}, timm's weights"
 
