@@ -175,10 +175,12 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         return camera, batch
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        return self._with_features(*super().next_train(step), self.train_features)
+        camera, batch = super().next_train(step)
+        return self._with_features(camera, batch, self.train_features)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        return self._with_features(*super().next_eval_image(step), self.eval_features)
+        camera, batch = super().next_eval_image(step)
+        return self._with_features(camera, batch, self.eval_features)
 
     @property
     def fixed_indices_eval_dataloader(self) -> Any:

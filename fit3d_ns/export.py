@@ -23,7 +23,7 @@ from fit3d_ns.backbone import backbone_fingerprint, grid_size
 from fit3d_ns.console import logger
 from fit3d_ns.datamanager import Fit3DDataset
 from fit3d_ns.errors import InputError, exits_on_input_error
-from fit3d_ns.export_format import BackboneInfo, SceneInfo, ViewInfo, file_sha256, relative_to_root
+from fit3d_ns.export_format import BackboneInfo, SceneInfo, Split, ViewInfo, file_sha256, relative_to_root
 from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.lens import undistorted_camera
 from fit3d_ns.model import Fit3DModel, Fit3DModelConfig, world_to_camera
@@ -89,9 +89,8 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
     identity = backbone_fingerprint(datamanager.config.backbone)
     backbone = BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__})
     views = [
-        view
-        for split, dataset in (("train", datamanager.train_dataset), ("eval", datamanager.eval_dataset))
-        for view in _views(model, dataset, split, root, identity)
+        *_views(model, datamanager.train_dataset, "train", root, identity),
+        *_views(model, datamanager.eval_dataset, "eval", root, identity),
     ]
     return FeatureGaussians(
         means=parameters["means"],
@@ -120,7 +119,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
 
 
 def _views(
-    model: Fit3DModel, dataset: Fit3DDataset, split: str, root: Path, identity: dict[str, Any]
+    model: Fit3DModel, dataset: Fit3DDataset, split: Split, root: Path, identity: dict[str, Any]
 ) -> list[ViewInfo]:
     # The dataset's own cameras change when images are undistorted; the dataparser's describe the files.
     parsed = dataset._dataparser_outputs

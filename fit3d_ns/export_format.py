@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 
 RasterizeMode = Literal["classic", "antialiased"]
 Split = Literal["train", "eval"]
+DecoderResolution = Literal["patch", "pixel"]
 
 EXPORT_AGAIN = "export the scene again with fit3d-export"
 
@@ -100,6 +101,9 @@ class SceneInfo:
     scene: str
     backbone: BackboneInfo
     decoder: DecoderKind
+    decoder_resolution: DecoderResolution
+    """What the decoder was trained on: rendered features averaged to the patch grid ("patch"), or the rendering
+    at full size ("pixel"; decode first, then average). For a linear decoder both give the same."""
     num_gaussians: int
     feature_dim: int
     """D, the channels that each Gaussian carries."""
@@ -239,6 +243,7 @@ def _parse_scene(data: _Reader) -> SceneInfo:
         scene=data.text("scene"),
         backbone=_parse_backbone(data.child("backbone")),
         decoder=data.choice("decoder", get_args(DecoderKind)),
+        decoder_resolution=data.choice("decoder_resolution", get_args(DecoderResolution)),
         num_gaussians=data.integer("num_gaussians"),
         feature_dim=data.integer("feature_dim"),
         channels=data.integer("channels"),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 FeatureLossKind = Literal["l1", "cosine+l1"]
+
+_SHORTEST = 0.1
+"""Share of the target's length below which the direction of a decoded feature counts less and less."""
 
 
 def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: FeatureLossKind) -> tuple[Tensor, Tensor]:
     """Weighted mean loss between feature maps.
 
     `l1` is FiT3D's (ECCV 2024, equation 4): the mean absolute difference. `cosine+l1` adds 1 - cosine, which
-    does not care about the length of a feature, as most uses of features do not.
+    does not care about the length of a feature, as most uses of features do not. Only for decoded features
+    shorter than a tenth of the target its gradient, which grows as one over the length, is held: features that
+    start at zero would else send Adam one gradient of 1e8 and then hardly move for the rest of the training.
 
     Args:
         decoded: [h, w, C].
@@ -22,13 +27,17 @@ def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: Feature
         weights: [h, w], non-negative; cells of weight zero do not count.
 
     Returns:
-        The loss (scalar) and the cosine [h, w]. The loss is zero, with zero gradients, if no cell counts.
+        The loss (scalar) and, without gradient, the cosine [h, w]. The loss is zero, with zero gradients, if no cell
+        counts.
     """
     total = weights.sum().clamp_min(1e-6)
-    cosine = F.cosine_similarity(decoded, target, dim=-1)
+    product = (decoded * target).sum(-1)
+    length, target_length = decoded.norm(dim=-1), target.norm(dim=-1)
+    cosine = (product / (length * target_length).clamp_min(1e-8)).detach()
     loss = ((decoded - target).abs().mean(-1) * weights).sum() / total
     if kind == "cosine+l1":
-        loss = loss + ((1 - cosine) * weights).sum() / total
+        held = torch.maximum(length, _SHORTEST * target_length).clamp_min(1e-8)
+        loss = loss + ((1 - product / (held * target_length.clamp_min(1e-8))) * weights).sum() / total
     elif kind != "l1":
         raise ValueError(f"unknown feature loss {kind!r}; choose 'l1' or 'cosine+l1'")
     return loss, cosine
@@ -38,4 +47,4 @@ def feature_metrics(decoded: Tensor, target: Tensor, weights: Tensor) -> dict[st
     """`feature_l1` and `feature_cosine`, weighted means over the grid (arguments as `feature_loss`)."""
     loss, cosine = feature_loss(decoded, target, weights, "l1")
     mean_cosine = (cosine * weights).sum() / weights.sum().clamp_min(1e-6)
-    return {"feature_l1": float(loss), "feature_cosine": float(mean_cosine)}
+    return {"feature_l1": loss.item(), "feature_cosine": mean_cosine.item()}

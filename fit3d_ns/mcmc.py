@@ -32,8 +32,9 @@ def compute_relocation(opacities: Tensor, scales: Tensor, ratios: Tensor, binoms
     n_max = binoms.shape[0]
     ratios = ratios.clamp(1, n_max).long()
     shape = opacities.shape
-    old = opacities.reshape(-1).double()
-    new = 1 - (1 - old) ** (1 / ratios)
+    # At opacity one the sums below cancel to noise, even to negative scales; gsplat keeps its results below one, too.
+    old = opacities.reshape(-1).double().clamp_max(1 - torch.finfo(torch.float32).eps)
+    new = 1 - (1 - old) ** (1 / ratios.double())
     # sum over i = 1..n, k = 0..i-1 of binom(i-1, k) (-1)^k / sqrt(k+1) new^(k+1); the inner sums only depend
     # on i through the binomials, so the outer sum is taken over the table first.
     table = binoms.double().to(old.device)

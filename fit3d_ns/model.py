@@ -72,6 +72,8 @@ class Fit3DModel(SplatfactoModel):
     """
 
     config: Fit3DModelConfig
+    seed_points: tuple[Tensor, Tensor] | None
+    ssim: Any
 
     def populate_modules(self) -> None:
         if self.config.feature_dim < 1:
@@ -90,7 +92,7 @@ class Fit3DModel(SplatfactoModel):
         self.seed_points = seed_points
         if seed_points is not None and not self.config.random_init and len(seed_points[1]) > 0:
             rgb = seed_points[1].float() / 255
-            base = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            base = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-6)
             self.gauss_params["features_dc"] = Parameter(base)
         self.gauss_params["features"] = Parameter(torch.zeros(self.num_points, self.config.feature_dim))
         self.gauss_params["feature_errors"] = Parameter(torch.zeros(self.num_points, 1))
@@ -172,10 +174,8 @@ class Fit3DModel(SplatfactoModel):
             Outside training: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a point was clicked
             in the viewer, `similarity` [H, W, 1].
         """
-        if self.training:
-            camera_to_worlds = self.camera_optimizer.apply_to_camera(camera)
-        else:
-            camera_to_worlds = camera.camera_to_worlds
+        optimized = self.training
+        camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if optimized else camera.camera_to_worlds
         gaussians = self._cropped_gaussians()
         if gaussians["means"].shape[0] == 0:
             return self.get_empty_outputs(int(camera.width), int(camera.height), self.background_color)
@@ -185,20 +185,13 @@ class Fit3DModel(SplatfactoModel):
 
         with_depth = self.config.output_depth_during_training or not self.training
         colors, sh_degree = self._colors(gaussians)
-        render, alpha, self.info = rasterization(
-            **_geometry(gaussians),
-            colors=colors,
-            viewmats=viewmat,
-            Ks=K,
-            width=width,
-            height=height,
-            packed=False,
-            near_plane=0.01,
-            far_plane=1e10,
+        render, alpha, self.info = self._rasterize(
+            gaussians,
+            colors,
+            *(viewmat, K, width, height),
             render_mode="RGB+ED" if with_depth else "RGB",
             sh_degree=sh_degree,
             absgrad=self.training and self.strategy.absgrad,
-            rasterize_mode=self.config.rasterize_mode,
         )
         if self.training:
             self.strategy.step_pre_backward(
@@ -269,9 +262,27 @@ class Fit3DModel(SplatfactoModel):
             viewmat: [1, 4, 4] world to camera, OpenCV axes.
             K: [1, 3, 3] intrinsics in pixels.
         """
-        render, _, _ = rasterization(
-            **_geometry(gaussians),
-            colors=channels,
+        render, _, _ = self._rasterize(gaussians, channels, viewmat, K, width, height)
+        return render[0]
+
+    def _rasterize(
+        self,
+        gaussians: dict[str, Tensor],
+        colors: Tensor,
+        viewmat: Tensor,
+        K: Tensor,
+        width: int,
+        height: int,
+        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
+        sh_degree: int | None = None,
+        absgrad: bool = False,
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return rasterization(
+            means=gaussians["means"],
+            quats=gaussians["quats"],
+            scales=torch.exp(gaussians["scales"]),
+            opacities=torch.sigmoid(gaussians["opacities"]).squeeze(-1),
+            colors=colors,
             viewmats=viewmat,
             Ks=K,
             width=width,
@@ -279,9 +290,11 @@ class Fit3DModel(SplatfactoModel):
             packed=False,
             near_plane=0.01,
             far_plane=1e10,
+            render_mode=render_mode,
+            sh_degree=sh_degree,
+            absgrad=absgrad,
             rasterize_mode=self.config.rasterize_mode,
         )
-        return render[0]
 
     def decode_gaussians(self, features: Tensor) -> Tensor:
         """Decode isolated feature vectors [M, D] to [M, C], each as if its whole neighbourhood had its value."""
@@ -365,16 +378,6 @@ def _enlarged(image: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=image.device) * image.shape[0] // height
     columns = torch.arange(width, device=image.device) * image.shape[1] // width
     return image[rows][:, columns]
-
-
-def _geometry(gaussians: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rasteriser's geometry arguments from splatfacto's raw parameters."""
-    return {
-        "means": gaussians["means"],
-        "quats": gaussians["quats"],
-        "scales": torch.exp(gaussians["scales"]),
-        "opacities": torch.sigmoid(gaussians["opacities"]).squeeze(-1),
-    }
 
 
 def world_to_camera(camera_to_worlds: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class PCABasis:
     @property
     def explained(self) -> float:
         """Share of the variance that the K components hold, 0..1."""
-        return float(self.variances.sum()) / max(self.total_variance, 1e-30)
+        return min(1.0, float(self.variances.sum()) / max(self.total_variance, 1e-30))
 
 
 class PCAAccumulator:
@@ -105,12 +105,12 @@ class ColorProjection:
 
     @staticmethod
     def from_basis(basis: PCABasis, spread: float = 2.5) -> ColorProjection:
-        """The first three components, `spread` standard deviations either side of the mean to 0..1."""
-        components = basis.components[:3]
-        deviations = basis.variances[:3].sqrt().clamp_min(1e-6)
-        if components.shape[0] < 3:  # fewer than three channels: the missing colours stay at one half
-            missing = 3 - components.shape[0]
-            components = torch.cat([components, components.new_zeros(missing, components.shape[1])])
-            deviations = torch.cat([deviations, deviations.new_ones(missing)])
-        matrix = components / (2 * spread * deviations[:, None])
+        """The first three components, `spread` standard deviations either side of the mean to 0..1.
+
+        Where there is no such component, or its variance is no more than rounding, the colour stays at one half.
+        """
+        mean_square = float(basis.mean.square().sum()) + basis.total_variance
+        varied = int((basis.variances[:3] > 1e-8 * mean_square).sum())  # variances fall
+        matrix = basis.components.new_zeros(3, basis.components.shape[1])
+        matrix[:varied] = basis.components[:varied] / (2 * spread * basis.variances[:varied, None].sqrt())
         return ColorProjection(matrix=matrix, offset=0.5 - matrix @ basis.mean)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from fit3d_ns.console import logger
@@ -25,6 +27,8 @@ class Fit3DTrainer(Trainer):
     """`Trainer` with atomic checkpoints and a resume that keeps the optimisers attached to the Gaussians."""
 
     pipeline: Fit3DPipeline
+    optimizers: Optimizers
+    checkpoint_dir: Path
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         try:

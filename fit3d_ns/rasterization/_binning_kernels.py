@@ -1,3 +1,5 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
 """From projected ellipses to depth-ordered lists per 16x16 tile (Numba).
 
 One global depth sort, then a counting sort into tiles: deterministic, and the result does not depend on the
@@ -23,7 +25,7 @@ _SLACK = 1e-2
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def depth_order(depths, radii, opacities):  # type: ignore[no-untyped-def]
+def depth_order(depths, radii, opacities):
     """Indices of the Gaussians that can be seen, front to back; equal depths in index order (as gsplat).
 
     depths: [N] as uint32 bit patterns: positive floats sort like their bits.
@@ -65,7 +67,7 @@ def depth_order(depths, radii, opacities):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):  # type: ignore[no-untyped-def]
+def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):
     """Gather the seen Gaussians of one camera in depth order; count the tile rows each reaches."""
     n = ids.size
     for thread in prange(parts):
@@ -96,7 +98,7 @@ def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans):  # type: ignore[no-untyped-def]
+def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans):
     """For each Gaussian and tile row it reaches, the range [begin, end) of tile columns."""
     n = ids.size
     for thread in prange(parts):
@@ -132,7 +134,7 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):  # type: ignore[no-untyped-def]
+def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):
     """counts [tile_h * tile_w] += 1 per listed Gaussian; each part owns a band of tile rows."""
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -146,7 +148,7 @@ def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):  # 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists):  # type: ignore[no-untyped-def]
+def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists):
     """Write packed indices into the tiles' lists, front to back; `cursor` starts at each tile's offset."""
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -162,7 +164,7 @@ def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def exclusive_sum(counts):  # type: ignore[no-untyped-def]
+def exclusive_sum(counts):
     """[n] -> [n + 1] int64 running totals, starting at 0."""
     out = np.zeros(counts.size + 1, np.int64)
     for i in range(counts.size):
@@ -171,7 +173,7 @@ def exclusive_sum(counts):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def balanced_ranges(parts, offsets):  # type: ignore[no-untyped-def]
+def balanced_ranges(parts, offsets):
     """Contiguous tile ranges [parts + 1] with about equally many list entries each (a tile itself counts 8)."""
     tiles = offsets.size - 1
     total = offsets[tiles] + 8 * tiles

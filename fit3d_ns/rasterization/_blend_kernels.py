@@ -1,3 +1,5 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
 """Front-to-back blending of up to four channels per tile, forward and backward (Numba).
 
 3DGS eq. 3 with gsplat 1.4.0's constants: alpha is clamped at 0.999, contributions below 1/255 are skipped,
@@ -12,8 +14,6 @@ and what lies behind a Gaussian is the pixel's final colour less what has been b
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numba import njit, prange
@@ -46,7 +46,7 @@ GRADS = 12
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def start_tile(state, x0, y0, width, height):  # type: ignore[no-untyped-def]
+def start_tile(state, x0, y0, width, height):
     """Transmittance 1 inside the image; pixels beyond its border start finished."""
     for r in range(TILE):
         for j in range(TILE):
@@ -55,7 +55,7 @@ def start_tile(state, x0, y0, width, height):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def live_rows(state, live):  # type: ignore[no-untyped-def]
+def live_rows(state, live):
     """Mark the rows that still have an unfinished pixel; returns how many."""
     rows = 0
     for r in range(TILE):
@@ -70,7 +70,7 @@ def live_rows(state, live):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore[no-untyped-def]
+def _blend_tile(lists, begin, end, packed, x0, y0, state, live):
     """state: transmittance and four colour planes, [5 * 256]."""
     fx0 = np.float32(x0) + HALF
     fy0 = np.float32(y0) + HALF
@@ -121,7 +121,7 @@ def _blend_tile(lists, begin, end, packed, x0, y0, state, live):  # type: ignore
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, image, final_t):  # type: ignore[no-untyped-def]
+def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, image, final_t):
     width, height = size
     channels = image.shape[2]
     state = np.empty(5 * PIXELS, np.float32)
@@ -141,7 +141,7 @@ def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final_t):  # type: ignore[no-untyped-def]
+def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final_t):
     """image [H, W, 1..4] and final_t [H, W] of one camera."""
     for thread in prange(bounds.size - 1):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -149,7 +149,7 @@ def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def pack_colors(parts, ids, colors, packed):  # type: ignore[no-untyped-def]
+def pack_colors(parts, ids, colors, packed):
     """Put up to four colour channels behind the geometry of each packed Gaussian, zero where there are fewer."""
     n = ids.size
     for thread in prange(parts):
@@ -170,7 +170,7 @@ _STATE = _SUMS + GRADS * SUM_PLANE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def clear_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
+def clear_sums(state, sums, b, planes):
     """Zero the running sums above the row that starts at `b`."""
     for i in range(planes):
         for j in range(TILE):
@@ -178,7 +178,7 @@ def clear_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def carry_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
+def carry_sums(state, sums, b, planes):
     """Copy the running sums past a row that adds nothing."""
     for i in range(planes):
         for j in range(TILE):
@@ -186,7 +186,7 @@ def carry_sums(state, sums, b, planes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def add_sums(state, sums, bottom, planes, grads, o):  # type: ignore[no-untyped-def]
+def add_sums(state, sums, bottom, planes, grads, o):
     """Add the lanes of the last row's running sums to `grads[o:]`."""
     last = sums + (bottom & 31) * TILE
     for i in range(planes):
@@ -197,7 +197,7 @@ def add_sums(state, sums, bottom, planes, grads, o):  # type: ignore[no-untyped-
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):  # type: ignore[no-untyped-def]
+def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
     fx0 = np.float32(x0) + HALF
     fy0 = np.float32(y0) + HALF
     for at in range(begin, end):
@@ -285,8 +285,7 @@ def _blend_tile_backward(lists, begin, end, packed, x0, y0, state, live, grads):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha,
-                    grads):  # type: ignore[no-untyped-def]  # fmt: skip
+def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha, grads):
     width, height = size
     channels = image.shape[2]
     state = np.empty(_STATE, np.float32)
@@ -312,7 +311,7 @@ def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, fi
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha, grads):  # type: ignore[no-untyped-def]
+def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha, grads):
     """grads [parts, M * 12]: per packed Gaussian the sums that `scatter_gradients` turns into gradients."""
     for thread in prange(bounds.size - 1):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -321,7 +320,7 @@ def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t,
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def scatter_gradients(parts, ids, packed, grads, g_means2d, g_abs, g_ldl, g_opacities, g_colors):  # type: ignore[no-untyped-def]
+def scatter_gradients(parts, ids, packed, grads, g_means2d, g_abs, g_ldl, g_opacities, g_colors):
     """Sum the parts in order and write the gradients of each seen Gaussian; g_colors may have no channels."""
     n = ids.size
     for thread in prange(parts):

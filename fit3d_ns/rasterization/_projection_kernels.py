@@ -1,3 +1,5 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
 """Projection of 3D Gaussians to image-plane ellipses, forward and backward (Numba).
 
 EWA splatting (Zwicker et al. 2001; 3DGS eq. 5) with gsplat 1.4.0's conventions: field-of-view clamp of the
@@ -18,7 +20,7 @@ from numba import njit, prange
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rotation(w, x, y, z):  # type: ignore[no-untyped-def]
+def _rotation(w, x, y, z):
     return (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
@@ -27,8 +29,9 @@ def _rotation(w, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _project_range(start, stop, means, quats, scales, view, K, size, limits, eps2d, means2d, depths, ldl, conics,
-                   compensations, radii):  # type: ignore[no-untyped-def]  # fmt: skip
+def _project_range(
+    start, stop, means, quats, scales, view, K, size, limits, eps2d, means2d, depths, ldl, conics, compensations, radii
+):
     width, height = size
     near, far, radius_clip = limits
     fx, fy, cx, cy = np.float64(K[0, 0]), np.float64(K[1, 1]), np.float64(K[0, 2]), np.float64(K[1, 2])
@@ -107,8 +110,9 @@ def _project_range(start, stop, means, quats, scales, view, K, size, limits, eps
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def project(parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, means2d, depths, ldl, conics,
-            compensations, radii):  # type: ignore[no-untyped-def]  # fmt: skip
+def project(
+    parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, means2d, depths, ldl, conics, compensations, radii
+):
     """Fill the outputs ([C, N, ...]) for every camera; culled Gaussians get zeros everywhere."""
     n = means.shape[0]
     for thread in prange(parts):
@@ -119,8 +123,26 @@ def project(parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, mean
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _project_backward_range(start, stop, means, quats, scales, view, K, size, eps2d, radii, g_means2d, g_depths, g_ldl,
-                            g_compensations, g_means, g_quats, g_scales, g_view):  # type: ignore[no-untyped-def]  # fmt: skip
+def _project_backward_range(
+    start,
+    stop,
+    means,
+    quats,
+    scales,
+    view,
+    K,
+    size,
+    eps2d,
+    radii,
+    g_means2d,
+    g_depths,
+    g_ldl,
+    g_compensations,
+    g_means,
+    g_quats,
+    g_scales,
+    g_view,
+):
     width, height = size
     fx, fy, cx, cy = np.float64(K[0, 0]), np.float64(K[1, 1]), np.float64(K[0, 2]), np.float64(K[1, 2])
     v = view.astype(np.float64)
@@ -244,8 +266,25 @@ def _project_backward_range(start, stop, means, quats, scales, view, K, size, ep
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def project_backward(parts, means, quats, scales, viewmats, Ks, size, eps2d, radii, g_means2d, g_depths, g_ldl,
-                     g_compensations, g_means, g_quats, g_scales, g_views):  # type: ignore[no-untyped-def]  # fmt: skip
+def project_backward(
+    parts,
+    means,
+    quats,
+    scales,
+    viewmats,
+    Ks,
+    size,
+    eps2d,
+    radii,
+    g_means2d,
+    g_depths,
+    g_ldl,
+    g_compensations,
+    g_means,
+    g_quats,
+    g_scales,
+    g_views,
+):
     """Add to g_means, g_quats, g_scales; g_views is [parts, C, 4, 4] float64, to be summed over parts."""
     n = means.shape[0]
     for thread in prange(parts):

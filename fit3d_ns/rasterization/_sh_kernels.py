@@ -1,3 +1,5 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
 """Spherical harmonics of degree 0-3 to view-dependent colour, forward and backward (Numba).
 
 Bases in the order and sign of 3DGS and gsplat 1.4.0 (Sloan, JCGT 2013); colour = max(SH + 0.5, 0).
@@ -12,7 +14,7 @@ from numba import njit, prange
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bases(degree, x, y, z, b):  # type: ignore[no-untyped-def]
+def _bases(degree, x, y, z, b):
     b[0] = 0.2820947917738781
     if degree > 0:
         b[1] = -0.48860251190292 * y
@@ -35,7 +37,7 @@ def _bases(degree, x, y, z, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _direction_gradient(degree, x, y, z, p):  # type: ignore[no-untyped-def]
+def _direction_gradient(degree, x, y, z, p):
     """Gradient of sum_k p[k] * basis[k] with respect to (x, y, z)."""
     gx = 0.0
     gy = 0.0
@@ -60,7 +62,7 @@ def _direction_gradient(degree, x, y, z, p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def sh_colors(parts, degree, means, centers, coefficients, radii, colors):  # type: ignore[no-untyped-def]
+def sh_colors(parts, degree, means, centers, coefficients, radii, colors):
     """colors [C, N, 3] of the Gaussians with radii > 0, zero for others; coefficients [1 or C, N, K, 3]."""
     n_all = means.shape[0]
     shared = coefficients.shape[0] == 1
@@ -89,8 +91,9 @@ def sh_colors(parts, degree, means, centers, coefficients, radii, colors):  # ty
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def sh_colors_backward(parts, degree, means, centers, coefficients, radii, colors, g_colors, g_coefficients, g_means,
-                       g_centers):  # type: ignore[no-untyped-def]  # fmt: skip
+def sh_colors_backward(
+    parts, degree, means, centers, coefficients, radii, colors, g_colors, g_coefficients, g_means, g_centers
+):
     """Add to g_coefficients and g_means; g_centers is [parts, C, 3] float64, to be summed over parts."""
     n_all = means.shape[0]
     shared = coefficients.shape[0] == 1

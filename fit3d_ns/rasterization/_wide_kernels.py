@@ -1,3 +1,5 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
 """Blending of many channels: the weights of a tile once, then one matrix product per tile (Numba + BLAS).
 
 For a tile with pixels p and Gaussians i:  image[p, :] = sum_i W[i, p] F[i, :].  W is found a chunk of
@@ -52,7 +54,7 @@ _STATE = _SUMS + _PLANES * SUM_PLANE
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
+def _weights(o, packed, fx0, fy0, state, live):
     """Weights of one Gaussian for the 256 pixels into the state; False if it touches none."""
     mx = packed[o] - fx0
     my = packed[o + 1] - fy0
@@ -93,7 +95,7 @@ def _weights(o, packed, fx0, fy0, state, live):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[no-untyped-def]
+def _weights_backward(i, packed, fx0, fy0, state, live, grads):
     """As `_weights`, and from the gradient of the weights the sums for the geometry gradient."""
     o = i * STRIDE
     mx = packed[o] - fx0
@@ -164,7 +166,7 @@ def _weights_backward(i, packed, fx0, fy0, state, live, grads):  # type: ignore[
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):  # type: ignore[no-untyped-def]
+def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):
     width, height = size
     channels = colors.shape[1]
     state = np.empty(_STATE, np.float32)
@@ -214,7 +216,7 @@ def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):  # type: ignore[no-untyped-def]
+def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):
     """image [H, W, D] and final_t [H, W] of one camera from colors [N, D]."""
     for thread in prange(bounds.size - 1):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -223,7 +225,7 @@ def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, backgr
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def part_slots(bounds, offsets, lists, n):  # type: ignore[no-untyped-def]
+def part_slots(bounds, offsets, lists, n):
     """Where each part keeps its sums: slots [parts, n], -1 for Gaussians the part never meets; and how many slots.
 
     Only Gaussians on the border between two parts get two slots, so memory stays near one gradient.
@@ -241,8 +243,25 @@ def part_slots(bounds, offsets, lists, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, image, final_t, g_image,
-                         g_alpha, slots, g_features, grads, geometry):  # type: ignore[no-untyped-def]  # fmt: skip
+def _wide_backward_range(
+    start,
+    stop,
+    offsets,
+    lists,
+    ids,
+    packed,
+    size,
+    tile_w,
+    colors,
+    image,
+    final_t,
+    g_image,
+    g_alpha,
+    slots,
+    g_features,
+    grads,
+    geometry,
+):
     width, height = size
     channels = g_image.shape[2]
     state = np.empty(_STATE, np.float32)
@@ -308,8 +327,24 @@ def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w,
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def wide_blend_backward(bounds, offsets, lists, ids, packed, size, tile_w, colors, image, final_t, g_image, g_alpha,
-                        slots, g_features, grads, geometry):  # type: ignore[no-untyped-def]  # fmt: skip
+def wide_blend_backward(
+    bounds,
+    offsets,
+    lists,
+    ids,
+    packed,
+    size,
+    tile_w,
+    colors,
+    image,
+    final_t,
+    g_image,
+    g_alpha,
+    slots,
+    g_features,
+    grads,
+    geometry,
+):
     """g_features [slots, D] always; grads [parts, M * 12] (first 8 of 12 used) when `geometry`."""
     for thread in prange(bounds.size - 1):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -319,7 +354,7 @@ def wide_blend_backward(bounds, offsets, lists, ids, packed, size, tile_w, color
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def scatter_features(parts, ids, slots, g_features, g_colors):  # type: ignore[no-untyped-def]
+def scatter_features(parts, ids, slots, g_features, g_colors):
     """g_colors [N, D]: the parts' sums of each seen Gaussian, added in order."""
     n = ids.size
     for thread in prange(parts):
@@ -329,3 +364,24 @@ def scatter_features(parts, ids, slots, g_features, g_colors):  # type: ignore[n
                 if slots[p, i] >= 0:
                     for c in range(g_colors.shape[1]):
                         g_colors[ids[i], c] += g_features[slots[p, i], c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_pairs(offsets, lists, packed, size):
+    """How many (pixel, Gaussian) pairs have a weight: the useful work of blending, for benchmarks."""
+    width, height = size
+    tile_w = (width + TILE - 1) // TILE
+    state = np.empty(_STATE, np.float32)
+    live = np.ones(TILE, np.int64)
+    pairs = 0
+    for tile in range(offsets.size - 1):
+        x0 = (tile % tile_w) * TILE
+        y0 = (tile // tile_w) * TILE
+        start_tile(state, x0, y0, width, height)
+        for entry in range(offsets[tile], offsets[tile + 1]):
+            o = lists[entry] * STRIDE
+            if _weights(o, packed, np.float32(x0) + HALF, np.float32(y0) + HALF, state, live):
+                for j in range(PIXELS):
+                    if state[_W + j] > F0:
+                        pairs += 1
+    return pairs

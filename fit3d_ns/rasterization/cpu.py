@@ -209,11 +209,14 @@ class Blend(torch.autograd.Function):
         geometry = [_array(t) for t in (means2d, ldl, opacities, depths, radii)]
         palette, canvas = _array(colors), image.numpy()
         size, tile_w = (width, height), math.ceil(width / 16)
+        if geometry[2].size and geometry[2].max() > 1.0 + 1e-6:
+            raise ValueError(f"opacities must be at most 1, the largest is {geometry[2].max():g}.")
         tiles: list[TileLists] = []
         narrow = channels <= NARROW
         with kernel_launch() if narrow else blas_kernel_launch():
             for c in range(n_cameras):
-                t = bin_gaussians(*(a[c] for a in geometry), width, height)
+                m, e, o, z, r = (a[c] for a in geometry)
+                t = bin_gaussians(m, e, o, z, r, width, height)
                 tiles.append(t)
                 colors_c = palette[c if palette.shape[0] > 1 else 0]
                 if narrow:

@@ -42,12 +42,28 @@ def _prepare() -> None:
     if user_layer is None:
         # Numba may have been imported before us and have read its configuration already.
         numba.config.THREADING_LAYER = _LAYER
+    _prefer_wide_vectors(numba)
     import scipy.linalg.cython_blas  # noqa: F401  np.dot in a kernel calls this BLAS: load it before listing
     from threadpoolctl import ThreadpoolController
 
     _blas = ThreadpoolController().select(user_api="blas")
     _ready = True
     logger.debug(f"numba threading layer {_LAYER}, {numba.get_num_threads()} threads, BLAS at 1 thread in kernels")
+
+
+def _prefer_wide_vectors(numba: Any) -> None:
+    """Let LLVM use 512-bit registers where the processor has them.
+
+    LLVM keeps to 256 bits on most such processors; our rows of 16 pixels were measured 1.5x faster in one register.
+    """
+    if os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME"):
+        return
+    import llvmlite.binding as llvm
+
+    host = llvm.get_host_cpu_features()
+    if host.get("avx512f"):
+        # Both places: Numba reads its configuration again when the environment has changed.
+        os.environ["NUMBA_CPU_FEATURES"] = numba.config.CPU_FEATURES = host.flatten() + ",-prefer-256-bit"
 
 
 def thread_count() -> int:

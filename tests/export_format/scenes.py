@@ -74,6 +74,7 @@ def make_gaussians(
         scene="room",
         backbone=BACKBONE,
         decoder=decoder,
+        decoder_resolution="patch",
         num_gaussians=count,
         feature_dim=feature_dim,
         channels=channels,
