@@ -71,7 +71,7 @@ def scene(n: int = COUNT, seed: int = 0) -> dict[str, Tensor]:
 
 
 def contributing_pairs(inputs: dict[str, Tensor]) -> int:
-    """Pixel-Gaussian pairs with a weight: every Gaussian's alpha gradient counts its pixels when colours are one-hot."""
+    """Pixel-Gaussian pairs with a weight: the useful work of blending."""
     from fit3d_ns.rasterization import cpu
     from fit3d_ns.rasterization.threads import kernel_launch
 
@@ -79,15 +79,13 @@ def contributing_pairs(inputs: dict[str, Tensor]) -> int:
         means2d, depths, ldl, _, _, radii = cpu.Project.apply(
             *(inputs[k] for k in ("means", "quats", "scales", "viewmats", "Ks")), WIDTH, HEIGHT, 0.3, 0.01, 1e10, 0.0
         )
-        arrays = [t[0].numpy() for t in (means2d, ldl)]
-        tiles = cpu.bin_gaussians(
-            *arrays, inputs["opacities"].numpy(), depths[0].numpy(), radii[0].numpy(), WIDTH, HEIGHT
-        )
+        m, e, z, r = (t[0].numpy() for t in (means2d, ldl, depths, radii))
+        tiles = cpu.bin_gaussians(m, e, inputs["opacities"].numpy(), z, r, WIDTH, HEIGHT)
         return int(cpu.kernels().wide.count_pairs(tiles.offsets, tiles.lists, tiles.packed, (WIDTH, HEIGHT)))
 
 
 def gemm_ms(operations: float, channels: int, repeats: int) -> float:
-    """A GEMM [m, 256] x [256, D] of about `operations` with torch's BLAS on all threads, scaled to exactly that many."""
+    """One GEMM [m, 256] x [256, D] on all of torch's threads, its best time scaled to exactly `operations`."""
     m = max(int(operations / (2 * 256 * channels)), 1)
     a, b = torch.rand(m, 256), torch.rand(256, channels)
     times = []
@@ -174,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--twin-limit", type=int, default=384, help="widest case for which the torch twin runs too")
+    parser.add_argument("--twin-limit", type=int, default=70, help="widest case for which the torch twin runs too")
     arguments = parser.parse_args()
     rows, pairs = measure(arguments.repeats, arguments.twin_limit)
     title = (

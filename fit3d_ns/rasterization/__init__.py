@@ -86,7 +86,7 @@ def rasterization(
         ValueError, TypeError: for shapes, types and options that cannot be rendered.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, packed, tile_size,
-           backgrounds, render_mode, sparse_grad, rasterize_mode, camera_depths=render_mode != "RGB")  # fmt: skip
+           backgrounds, render_mode, sparse_grad, rasterize_mode)  # fmt: skip
     if means.device.type == "cuda":
         from gsplat.rendering import rasterization as gsplat_rasterization
 
@@ -97,9 +97,9 @@ def rasterization(
             rasterize_mode=rasterize_mode, channel_chunk=channel_chunk)  # fmt: skip
     if means.device.type != "cpu":
         raise ValueError(f"rasterization runs on CPU and CUDA tensors, not on {means.device}.")
-    return _rasterize_on_cpu(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane,
-                             radius_clip, eps2d, sh_degree, backgrounds, render_mode, absgrad,
-                             rasterize_mode)  # fmt: skip
+    return _rasterize_on_cpu(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, radius_clip, eps2d,
+        sh_degree, backgrounds, render_mode, absgrad, rasterize_mode)  # fmt: skip
 
 
 def _rasterize_on_cpu(
@@ -185,7 +185,6 @@ def _check(
     render_mode: str,
     sparse_grad: bool,
     rasterize_mode: str,
-    camera_depths: bool,
 ) -> None:
     n, n_cameras = means.shape[0], viewmats.shape[0]
     expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {

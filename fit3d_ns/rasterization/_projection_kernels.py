@@ -118,8 +118,9 @@ def project(
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
         for c in range(viewmats.shape[0]):
-            _project_range(n * part // parts, n * (part + 1) // parts, means, quats, scales, viewmats[c], Ks[c], size,
-                           limits, eps2d, means2d[c], depths[c], ldl[c], conics[c], compensations[c], radii[c])  # fmt: skip
+            start, stop = n * part // parts, n * (part + 1) // parts
+            _project_range(start, stop, means, quats, scales, viewmats[c], Ks[c], size, limits, eps2d, means2d[c],
+                           depths[c], ldl[c], conics[c], compensations[c], radii[c])  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
