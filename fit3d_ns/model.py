@@ -176,9 +176,13 @@ class Fit3DModel(SplatfactoModel):
         """
         optimized = self.training
         camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if optimized else camera.camera_to_worlds
+        outputs: dict[str, Any]
         gaussians = self._cropped_gaussians()
         if gaussians["means"].shape[0] == 0:
-            return self.get_empty_outputs(int(camera.width), int(camera.height), self.background_color)
+            width, height = int(camera.width.item()), int(camera.height.item())
+            outputs = self.get_empty_outputs(width, height, self.background_color.to(self.device))
+            empty = outputs["accumulation"]
+            return {**outputs, "feature_pca": empty.expand(-1, -1, 3), "feature_error": empty}
         viewmat = world_to_camera(camera_to_worlds)
         K, width, height = self._pixel_grid(camera, self._get_downscale_factor())
         self.last_size = (height, width)
@@ -205,7 +209,7 @@ class Fit3DModel(SplatfactoModel):
         depth = None
         if with_depth:
             depth = torch.where(alpha[0] > 0, render[0, ..., 3:4], render[..., 3:4].detach().max())
-        outputs: dict[str, Any] = {
+        outputs = {
             "rgb": rgb,
             "depth": depth,
             "accumulation": alpha[0],

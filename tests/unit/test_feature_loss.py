@@ -77,9 +77,7 @@ def test_masked_cells_have_no_influence(kind: FeatureLossKind) -> None:
     other_decoded, other_target = (torch.where(masked, 1e4 * torch.randn(5, 7, 9), v) for v in (decoded, target))
     decoded.requires_grad_()
     other_decoded.requires_grad_()
-    loss, other = (
-        feature_loss(d, t, weights, kind)[0] for d, t in ((decoded, target), (other_decoded, other_target))
-    )
+    loss, other = (feature_loss(d, t, weights, kind)[0] for d, t in ((decoded, target), (other_decoded, other_target)))
     loss.backward()
     other.backward()
     torch.testing.assert_close(other, loss)
