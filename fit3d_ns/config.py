@@ -90,7 +90,8 @@ fit3d_features = _method(
     "fit3d-features",
     "Splatfacto with a feature head: lifts a 2D backbone's dense features into the Gaussians.",
     steps=30_000,
-    model=Fit3DModelConfig(),
+    # Features wait until densification has ended: the Gaussians are final then, and half the steps cost less.
+    model=Fit3DModelConfig(feature_start_step=15_000),
     optimizers=_optimizers(30_000, feature_lr=0.01, feature_lr_final=0.001, decoder_lr=1e-4),
 )
 
@@ -103,11 +104,12 @@ fit3d_features_fast = _method(
         resolution_schedule=300,
         sh_degree_interval=500,
         stop_split_at=2_000,
-        stop_screen_size_at=2_000,
-        feature_start_step=1_500,
+        stop_screen_size_at=0,
+        max_gs_num=40_000,
+        feature_start_step=2_000,
         feature_downscale=2,
     ),
-    optimizers=_optimizers(3_000, feature_lr=0.05, feature_lr_final=0.005, decoder_lr=1e-4),
+    optimizers=_optimizers(3_000, feature_lr=0.02, feature_lr_final=0.002, decoder_lr=1e-4),
 )
 
 fit3d_features_paper = _method(
@@ -118,6 +120,7 @@ fit3d_features_paper = _method(
         decoder="conv3x3",
         feature_loss="l1",
         feature_supervision="pixel",
+        feature_init="zeros",
         couple_geometry=True,
         num_downscales=0,
         background_color="black",

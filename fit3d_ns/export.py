@@ -63,7 +63,9 @@ def export_run(config_path: Path, output_dir: Path, previews: int = 4) -> Path:
     config, pipeline, checkpoint, step = eval_setup(config_path, test_mode="test")
     assert isinstance(pipeline, Fit3DPipeline)
     gaussians = feature_gaussians(pipeline, scene=config.experiment_name or config_path.parent.name)
-    extra = {PREVIEW_FILE: _png(contact_sheet(pipeline, previews))} if previews > 0 else {}
+    # nerfstudio's default split leaves nothing for evaluation when there are few images.
+    with_previews = previews > 0 and len(pipeline.datamanager.eval_dataset) > 0
+    extra = {PREVIEW_FILE: _png(contact_sheet(pipeline, previews))} if with_previews else {}
     directory = output_dir / gaussians.scene.scene
     gaussians.save(directory, extra_files=extra)
     logger.info(

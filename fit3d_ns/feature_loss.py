@@ -44,7 +44,12 @@ def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: Feature
 
 
 def feature_metrics(decoded: Tensor, target: Tensor, weights: Tensor) -> dict[str, float]:
-    """`feature_l1` and `feature_cosine`, weighted means over the grid (arguments as `feature_loss`)."""
+    """`feature_l1` and `feature_cosine`, weighted means over the grid (arguments as `feature_loss`).
+
+    NaN if no cell counts: a view that is masked as a whole has no figure.
+    """
+    if not bool((weights > 0).any()):
+        return {"feature_l1": float("nan"), "feature_cosine": float("nan")}
     loss, cosine = feature_loss(decoded, target, weights, "l1")
     mean_cosine = (cosine * weights).sum() / weights.sum().clamp_min(1e-6)
     return {"feature_l1": loss.item(), "feature_cosine": mean_cosine.item()}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 from torch.nn import Parameter
 
+from fit3d_ns.console import logger
 from fit3d_ns.decoder import FeatureDecoder
+from fit3d_ns.densification import CappedStrategy
 from fit3d_ns.errors import InputError
 from fit3d_ns.feature_loss import FeatureLossKind, feature_loss, feature_metrics
+from fit3d_ns.lifting import back_project
 from fit3d_ns.lpips_metric import without_lpips_download
 from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
 from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
@@ -21,6 +27,9 @@ from fit3d_ns.pca import ColorProjection, PCABasis
 from fit3d_ns.rasterization import rasterization
 from fit3d_ns.ssim import mean_ssim
 from fit3d_ns.viewer import FeatureViewer
+
+if TYPE_CHECKING:
+    from fit3d_ns.datamanager import Fit3DDatamanager
 
 GEOMETRY = ("means", "scales", "quats", "opacities")
 """What says where a Gaussian is and how opaque; the rest is what it looks like."""
@@ -48,12 +57,15 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     features cost half as much and cannot blur it."""
     feature_start_step: int = 0
     """First step with a feature loss. Before it only colour is trained."""
+    feature_init: Literal["back-projection", "zeros"] = "back-projection"
+    """Features at the first step of the feature loss: the mean of what all training views show where a Gaussian
+    is seen (needs the linear decoder; seconds), or zeros as in the paper."""
     feature_downscale: int = 1
     """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
     strategy: Literal["default", "mcmc"] = "default"
     """Densification: 3DGS's clone, split and prune, or MCMC relocation."""
     max_gs_num: int = 1_000_000
-    """Upper bound of Gaussians (mcmc)."""
+    """Upper bound of Gaussians; densification stops there."""
     noise_lr: float = 5e5
     """Scale of the position noise (mcmc)."""
     mcmc_opacity_reg: float = 0.01
@@ -106,7 +118,8 @@ class Fit3DModel(SplatfactoModel):
             )
             self.strategy_state = self.strategy.initialize_state()
         else:
-            self.strategy.verbose = False
+            given = {field.name: getattr(self.strategy, field.name) for field in fields(self.strategy)}
+            self.strategy = CappedStrategy(**{**given, "verbose": False}, cap_max=self.config.max_gs_num)
         # The number of backbone channels is known once the features are (`set_feature_space`), or from the
         # checkpoint (`load_state_dict`).
         self._allocate_feature_space(channels=1)
@@ -161,6 +174,63 @@ class Fit3DModel(SplatfactoModel):
     def features_active(self) -> bool:
         """Whether this training step has a feature loss."""
         return self.step >= self.config.feature_start_step
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        def start_features(step: int) -> None:
+            if step == self.config.feature_start_step and attributes.pipeline is not None:
+                self.start_features(attributes.pipeline.datamanager)
+
+        location = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
+        return [*super().get_training_callbacks(attributes), TrainingCallback(location, start_features)]
+
+    @torch.no_grad()
+    def start_features(self, datamanager: Fit3DDatamanager) -> None:
+        """Give the Gaussians their first features (`feature_init`), in place."""
+        if self.config.feature_init == "zeros":
+            return
+        if self.config.decoder != "linear":
+            logger.warning(
+                "Features start at zero: back-projection needs the linear decoder, and this run has %r.",
+                self.config.decoder,
+            )
+            return
+        start = time.monotonic()
+        views = self._lifting_views(datamanager)
+        features, weights = back_project(views, self.num_points, self.config.feature_dim)
+        self.gauss_params["features"].copy_(features)
+        logger.info(
+            "Features start from the back-projection of %d views: %d of %d Gaussians are seen (%.1f s).",
+            len(datamanager.train_features),
+            int((weights > 0).sum()),
+            self.num_points,
+            time.monotonic() - start,
+        )
+
+    def _lifting_views(
+        self, datamanager: Fit3DDatamanager
+    ) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]]:
+        """What `back_project` takes: per training view a renderer, codes [H, W, D] and mask [H, W]."""
+        encode = torch.linalg.pinv(self.decoder.weight)
+        gaussians = {name: values.detach() for name, values in self.gauss_params.items()}
+        for index in range(len(datamanager.train_features)):
+            camera = datamanager.train_cameras[index : index + 1].to(self.device)
+            camera.metadata = {"cam_idx": index}
+            viewmat = world_to_camera(self.camera_optimizer.apply_to_camera(camera))
+            K, width, height = self._pixel_grid(camera, self.config.feature_downscale)
+            target = datamanager.train_features[index].to(self.device, torch.float32)
+            assert self.decoder.bias is not None
+            codes = upsample_to_pixels((target - self.decoder.bias) @ encode.T, height, width)
+            mask = torch.ones(height, width, device=self.device)
+            if "mask" in (batch := datamanager.cached_train[index]):
+                pooled, _ = pool_to_patch_grid(batch["mask"].to(self.device, torch.float32), (height, width), None)
+                mask = (pooled[..., 0] > 0.5).float()
+
+            def render(
+                channels: Tensor, viewmat: Tensor = viewmat, K: Tensor = K, width: int = width, height: int = height
+            ) -> Tensor:
+                return self.rasterize_channels(gaussians, channels, viewmat, K, width, height)
+
+            yield render, codes, mask
 
     # ---- rendering
 

@@ -59,7 +59,8 @@ class FeatureViewer(nn.Module):
         # A linear decoder commutes with blending: project every Gaussian to 3 colours and blend those, instead
         # of all channels. A similarity is not linear, and a convolution mixes pixels: these need the channels.
         early = model.decoder.kind == "linear" and query is None
-        colors = model.decoder.followed_by(model.color_matrix, torch.zeros_like(model.color_offset))
+        with torch.random.fork_rng(devices=[]):  # a new module draws random numbers, which are the training's
+            colors = model.decoder.followed_by(model.color_matrix, torch.zeros_like(model.color_offset))
         offset = model.color_offset
         if early and colors.bias is not None:
             features = F.linear(features, colors.weight)
@@ -84,20 +85,20 @@ class FeatureViewer(nn.Module):
         whole = self._require_model().decoder.kind == "conv3x3"
         return (blended,) if whole else blended.split(32)
 
-    # ---- actions of the buttons; they run on the viewer's threads
+    # ---- actions of the buttons: nerfstudio runs them on a thread of the viewer, holding its train lock (which
+    # cannot be taken twice), and renders again after them. It does neither for a click in the scene.
 
+    @torch.no_grad()
     def refit(self) -> None:
         """Fit the colours of `feature_pca` to the Gaussians' own features, weighted by opacity."""
         model = self._require_model()
-        with self._lock(), torch.no_grad():
-            features = model.gauss_params["features"]
-            opacities = torch.sigmoid(model.gauss_params["opacities"]).squeeze(-1)
-            step = max(1, len(features) // _MAX_PCA_GAUSSIANS)
-            decoded = model.decode_gaussians(features[::step])
-            accumulator = PCAAccumulator(decoded.shape[-1])
-            accumulator.add(decoded, opacities[::step])
-            model.set_color_projection(ColorProjection.from_basis(accumulator.basis(3)))
-        self._rerender()
+        features = model.gauss_params["features"]
+        opacities = torch.sigmoid(model.gauss_params["opacities"]).squeeze(-1)
+        step = max(1, len(features) // _MAX_PCA_GAUSSIANS)
+        decoded = model.decode_gaussians(features[::step])
+        accumulator = PCAAccumulator(decoded.shape[-1])
+        accumulator.add(decoded, opacities[::step])
+        model.set_color_projection(ColorProjection.from_basis(accumulator.basis(3)))
 
     def start_picking(self) -> None:
         """Wait for one click in the scene; `similarity` then shows the cosine to that point's feature."""
@@ -112,7 +113,7 @@ class FeatureViewer(nn.Module):
 
     @torch.no_grad()
     def pick(self, origin: Tensor, direction: Tensor) -> None:
-        """Take the feature seen along a ray as the query of `similarity`.
+        """Take the feature seen along a ray as the query of `similarity`, and render again.
 
         Args:
             origin: [3] in scene units.
@@ -130,7 +131,6 @@ class FeatureViewer(nn.Module):
     def clear_query(self) -> None:
         """Forget the picked point: `similarity` disappears."""
         self._query = None
-        self._rerender()
 
     # ---- the viewer behind the buttons (none while training without one)
 

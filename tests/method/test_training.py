@@ -11,6 +11,8 @@ import torch
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
+from fit3d_ns.export import export_run
+from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from tests.method.colmap_model import write_colmap_model
 from tests.method.runs import make_config, make_trainer, train
@@ -131,6 +133,29 @@ def test_a_distorted_capture_is_undistorted_before_its_features_are_taken(tmp_pa
     height, width = image.shape[:2]
     assert (width, height) != (112, 84)
     assert datamanager.train_features[0].shape[:2] == (round(height / 16), round(width / 16))
+
+
+def test_three_views_train_and_export_though_none_is_left_to_evaluate(tmp_path: Path) -> None:
+    trainer = train(make_config(write_capture(tmp_path / "scene", views=3), tmp_path, steps=3))
+    assert len(trainer.pipeline.datamanager.eval_dataset) == 0
+    directory = export_run(trainer.base_dir / "config.yml", tmp_path / "runs")
+    assert {view.split for view in FeatureGaussians.load(directory).scene.views} == {"train"}
+
+
+def test_features_start_where_back_projection_puts_them(tiny_capture: Path, tmp_path: Path) -> None:
+    metrics = {}
+    for start in ("zeros", "back-projection"):
+        config = make_config(tiny_capture, tmp_path / start, steps=1, feature_init=start)
+        config.optimizers["features"]["optimizer"].lr = 0.0
+        config.optimizers["features"]["scheduler"] = None
+        metrics[start] = _train_view_metrics(train(config))["feature_l1"]
+    assert metrics["back-projection"] < 0.9 * metrics["zeros"]
+
+
+def test_densification_stops_at_the_bound(tiny_capture: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_capture, tmp_path, steps=60, densify_grad_thresh=1e-6, max_gs_num=1600)
+    model = train(config).pipeline.model
+    assert 1500 < model.num_points <= 1600
 
 
 def test_the_blender_dataparser_works(tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ def killed_while(script: str, folder: Path) -> None:
 # ---- files
 
 
+def write_half_a_file(path: Path, error: BaseException) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text("ne")
+        raise error
+
+
 def test_a_file_appears_under_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "deep" / "map.bin"
     with atomic_file(path) as temporary:
@@ -74,16 +80,14 @@ def test_a_file_that_was_there_is_replaced(tmp_path: Path) -> None:
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "map.bin"
     path.write_text("old")
-    with pytest.raises(type(error)), atomic_file(path) as temporary:
-        temporary.write_text("ne")
-        raise error
+    with pytest.raises(type(error)):
+        write_half_a_file(path, error)
     assert content(tmp_path) == {"map.bin": "old"}
 
 
 def test_an_error_while_writing_leaves_nothing_where_there_was_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="broken"), atomic_file(tmp_path / "map.bin") as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError("broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        write_half_a_file(tmp_path / "map.bin", RuntimeError("broken"))
     assert names_in(tmp_path) == []
 
 
@@ -144,6 +148,12 @@ def write_export(folder: Path, text: str, names: tuple[str, ...] = ("meta.json",
         (folder / name).write_text(text)
 
 
+def write_half_an_export(path: Path, error: BaseException) -> None:
+    with atomic_directory(path) as temporary:
+        write_export(temporary, "new")
+        raise error
+
+
 def test_a_folder_appears_under_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "room"
     with atomic_directory(path) as temporary:
@@ -167,17 +177,15 @@ def test_a_folder_that_was_there_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_an_error_while_writing_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "room"
     write_export(path, "old")
-    with pytest.raises(type(error)), atomic_directory(path) as temporary:
-        write_export(temporary, "new")
-        raise error
+    with pytest.raises(type(error)):
+        write_half_an_export(path, error)
     assert content(tmp_path) == {"room/meta.json": "old", "room/images/0.png": "old"}
     assert names_in(tmp_path) == ["room"]
 
 
 def test_an_error_while_writing_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="broken"), atomic_directory(tmp_path / "room") as temporary:
-        write_export(temporary, "new")
-        raise RuntimeError("broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        write_half_an_export(tmp_path / "room", RuntimeError("broken"))
     assert names_in(tmp_path) == []
 
 

@@ -41,9 +41,9 @@ def relocate_one(old: float, n: int) -> tuple[float, float]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(old=st.floats(0.005, 0.9999, width=32), n=st.integers(1, N_MAX))
+@given(old=st.floats(0.005, 0.9999), n=st.integers(1, N_MAX))
 def test_relocation_equals_the_nested_sums(old: float, n: int) -> None:
-    assert relocate_one(old, n) == pytest.approx(relocation_loop(old, 1.0, n), rel=1e-5)
+    assert relocate_one(old, n) == pytest.approx(relocation_loop(float(np.float32(old)), 1.0, n), rel=1e-5)
 
 
 def test_each_gaussian_of_a_batch_gets_its_own_ratio_and_keeps_its_shape() -> None:
@@ -57,14 +57,14 @@ def test_each_gaussian_of_a_batch_gets_its_own_ratio_and_keeps_its_shape() -> No
 
 
 @settings(max_examples=100, deadline=None)
-@given(old=st.floats(0.005, 0.999, width=32), n=st.integers(1, N_MAX))
+@given(old=st.floats(0.005, 0.999), n=st.integers(1, N_MAX))
 def test_n_copies_together_are_as_opaque_as_the_one_they_replace(old: float, n: int) -> None:
     new, _ = relocate_one(old, n)
     assert (1 - new) ** n == pytest.approx(1 - old, rel=1e-4, abs=1e-6)
 
 
 @settings(max_examples=100, deadline=None)
-@given(old=st.floats(0.005, 0.999, width=32), n=st.integers(2, N_MAX))
+@given(old=st.floats(0.005, 0.999), n=st.integers(2, N_MAX))
 def test_copies_are_fainter_and_no_larger(old: float, n: int) -> None:
     new, scale = relocate_one(old, n)
     assert 0 < new < old
@@ -198,19 +198,20 @@ def test_between_refinements_and_after_them_the_number_stays() -> None:
 
 
 def test_new_gaussians_carry_every_entry_of_the_one_they_copy() -> None:
-    params, optimizers = small_scene(100)
+    params, optimizers = small_scene(300)
     before = {name: value.detach().clone() for name, value in params.items()}
-    take_steps(strategy_of(), params, optimizers, (10, 20))
+    take_steps(strategy_of(cap_max=1000), params, optimizers, (10,))
     parents = rows(params)
-    assert bool((parents[:100] == torch.arange(100)).all())
+    assert len(parents) == 315
+    assert bool((parents[:300] == torch.arange(300)).all())
     assert bool((params["features"] == before["features"][parents]).all())
     for name in ("means", "quats"):
         torch.testing.assert_close(params[name].detach(), before[name][parents])
     for values in (params["opacities"], params["scales"]):  # changed, but the same for all copies of one
-        for parent in parents[100:].unique():
+        for parent in parents[300:].unique():
             copies = values.detach()[parents == parent]
             torch.testing.assert_close(copies, copies[:1].expand_as(copies), rtol=1e-4, atol=1e-4)
-    alone = torch.bincount(parents, minlength=100)[parents] == 1
+    alone = torch.bincount(parents, minlength=300)[parents] == 1
     torch.testing.assert_close(params["scales"].detach()[alone], before["scales"][parents][alone])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_basis_equals_the_singular_vectors_of_the_centred_samples(seed: int, cha
 def test_samples_in_chunks_give_the_basis_of_all_samples_at_once(seed: int, cuts: list[int]) -> None:
     features = random_features(seed)
     borders = [0, *sorted(cuts), len(features)]
-    chunks = [features[start:end] for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    chunks = [features[start:end] for start, end in itertools.pairwise(borders)]
     assert_same_basis(fit_pca(chunks, 4), fit_pca([features], 4))
 
 
