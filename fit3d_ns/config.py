@@ -106,7 +106,7 @@ fit3d_features_fast = _method(
         stop_split_at=2_000,
         stop_screen_size_at=0,
         max_gs_num=40_000,
-        feature_start_step=2_000,
+        feature_start_step=2_400,
         feature_downscale=2,
     ),
     optimizers=_optimizers(3_000, feature_lr=0.02, feature_lr_final=0.002, decoder_lr=1e-4),

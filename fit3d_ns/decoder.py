@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -79,11 +80,12 @@ class FeatureDecoder(nn.Module):
             matrix: [M, C].
             offset: [M]; must be zero for `conv3x3`, which has no bias to hold it: add it to the result.
         """
-        composed = FeatureDecoder(self.kind, self.feature_dim, matrix.shape[0]).to(self.weight.device)
+        if self.bias is None and bool((offset != 0).any()):
+            raise ValueError("a conv3x3 decoder has no bias to hold an offset")
+        # A copy, not a new decoder: initialising one would draw from the random numbers that training uses.
+        composed = copy.deepcopy(self)
         with torch.no_grad():
-            composed.weight.copy_(torch.tensordot(matrix.to(self.weight), self.weight, dims=1))
-            if self.bias is not None and composed.bias is not None:
-                composed.bias.copy_(matrix.to(self.bias) @ self.bias + offset.to(self.bias))
-            elif bool((offset != 0).any()):
-                raise ValueError("a conv3x3 decoder has no bias to hold an offset")
+            composed.weight = nn.Parameter(torch.tensordot(matrix.to(self.weight), self.weight, dims=1))
+            if self.bias is not None:
+                composed.bias = nn.Parameter(matrix.to(self.bias) @ self.bias + offset.to(self.bias))
         return composed

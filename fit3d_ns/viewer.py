@@ -59,8 +59,7 @@ class FeatureViewer(nn.Module):
         # A linear decoder commutes with blending: project every Gaussian to 3 colours and blend those, instead
         # of all channels. A similarity is not linear, and a convolution mixes pixels: these need the channels.
         early = model.decoder.kind == "linear" and query is None
-        with torch.random.fork_rng(devices=[]):  # a new module draws random numbers, which are the training's
-            colors = model.decoder.followed_by(model.color_matrix, torch.zeros_like(model.color_offset))
+        colors = model.decoder.followed_by(model.color_matrix, torch.zeros_like(model.color_offset))
         offset = model.color_offset
         if early and colors.bias is not None:
             features = F.linear(features, colors.weight)

@@ -12,9 +12,9 @@ from PIL import Image
 
 ROOM = Path(__file__).parent.parent / "examples" / "room"
 
-TINY_BACKBONE = ("--pipeline.datamanager.backbone.name", "vit_tiny_patch16_224") + (
-    "--pipeline.datamanager.backbone.weights",
-    "random",
+TINY_BACKBONE = (
+    *("--pipeline.datamanager.backbone.name", "vit_tiny_patch16_224"),
+    *("--pipeline.datamanager.backbone.weights", "random"),
 )
 """Command line of a backbone that needs no weights and takes milliseconds."""
 

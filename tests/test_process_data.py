@@ -15,6 +15,7 @@ from tests.viewer.console_scripts import run_script, train_briefly
 FOX = Path(__file__).parents[2] / "shared" / "data" / "fox" / "images"
 
 pytestmark = [
+    pytest.mark.slow,  # about two minutes on two busy cores
     pytest.mark.skipif(not FOX.is_dir(), reason=f"needs the fox photos in {FOX}"),
     *(
         pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program}: not on the PATH")

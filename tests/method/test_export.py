@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from tests.scenes import write_capture
 
 
 @pytest.fixture(scope="module")
-def distorted_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fit3DTrainer]:
+def distorted_run(tmp_path_factory: pytest.TempPathFactory) -> Fit3DTrainer:
     """A run on a distorted capture with masks, moving cameras and a random start."""
     folder = tmp_path_factory.mktemp("distorted")
     capture = write_capture(folder / "scene", distortion=(0.05, -0.02), masks=True)
@@ -32,7 +31,7 @@ def distorted_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fit3DTra
         config.pipeline.model.camera_optimizer.mode = "SO3xR3"
         config.optimizers["camera_opt"]["scheduler"] = None
 
-    yield train(make_config(capture, folder / "outputs", steps=40, change=with_poses))
+    return train(make_config(capture, folder / "outputs", steps=40, change=with_poses))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +135,6 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(
 def test_a_run_of_another_method_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_text("a: 1\n")
-    with pytest.raises(InputError, match="not the config.yml of a fit3d method"):
+    with pytest.raises(InputError, match=r"not the config\.yml of a fit3d method"):
         export_run(path, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
