@@ -14,7 +14,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from fit3d_ns.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.model import Fit3DModelConfig
+from fit3d_ns.model_config import Fit3DModelConfig
 from fit3d_ns.pipeline import Fit3DPipelineConfig
 from fit3d_ns.trainer import Fit3DTrainerConfig
 

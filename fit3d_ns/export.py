@@ -20,13 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from fit3d_ns.backbone import backbone_fingerprint, grid_size
+from fit3d_ns.cameras import world_to_camera
 from fit3d_ns.console import logger
 from fit3d_ns.datamanager import Fit3DDataset
 from fit3d_ns.errors import InputError, exits_on_input_error
 from fit3d_ns.export_format import BackboneInfo, SceneInfo, Split, ViewInfo, file_sha256, relative_to_root
 from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.lens import undistorted_camera
-from fit3d_ns.model import Fit3DModel, Fit3DModelConfig, world_to_camera
+from fit3d_ns.model import Fit3DModel
+from fit3d_ns.model_config import Fit3DModelConfig
 from fit3d_ns.pipeline import Fit3DPipeline
 
 PREVIEW_FILE = "previews.png"

@@ -2,76 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import fields
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
 from torch import Tensor
 from torch.nn import Parameter
 
-from fit3d_ns.console import logger
+from fit3d_ns.cameras import pixel_grid, world_to_camera
 from fit3d_ns.decoder import FeatureDecoder
 from fit3d_ns.densification import CappedStrategy
 from fit3d_ns.errors import InputError
-from fit3d_ns.feature_loss import FeatureLossKind, feature_loss, feature_metrics
-from fit3d_ns.lifting import back_project
+from fit3d_ns.feature_loss import feature_loss, feature_metrics
+from fit3d_ns.feature_start import start_features
 from fit3d_ns.lpips_metric import without_lpips_download
 from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
+from fit3d_ns.model_config import Fit3DModelConfig
 from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
 from fit3d_ns.pca import ColorProjection, PCABasis
 from fit3d_ns.rasterization import rasterization
 from fit3d_ns.ssim import mean_ssim
 from fit3d_ns.viewer import FeatureViewer
 
-if TYPE_CHECKING:
-    from fit3d_ns.datamanager import Fit3DDatamanager
-
 GEOMETRY = ("means", "scales", "quats", "opacities")
 """What says where a Gaussian is and how opaque; the rest is what it looks like."""
-
-
-@dataclass
-class Fit3DModelConfig(SplatfactoModelConfig):
-    """Splatfacto plus a feature head."""
-
-    _target: type = field(default_factory=lambda: Fit3DModel)
-    feature_dim: int = 64
-    """Channels of the feature vector that each Gaussian carries."""
-    decoder: Literal["linear", "conv3x3"] = "linear"
-    """From the Gaussians' channels to the backbone's: linear (starts from the scene's PCA basis), or the
-    paper's 3x3 convolution (starts at random)."""
-    feature_loss: FeatureLossKind = "cosine+l1"
-    """Loss on the decoded features: the paper's l1, or cosine+l1."""
-    feature_loss_weight: float = 1.0
-    """Weight of the feature loss beside the colour loss."""
-    feature_supervision: Literal["patch", "pixel"] = "patch"
-    """Compare on the backbone's patch grid (rendered features are averaged over each patch), or at every pixel
-    with the bilinearly upsampled map as in the paper (memory and time grow with the pixels)."""
-    couple_geometry: bool = False
-    """Let the feature loss move and resize Gaussians too, as in the paper. Off: colour alone shapes the scene,
-    features cost half as much and cannot blur it."""
-    feature_start_step: int = 0
-    """First step with a feature loss. Before it only colour is trained."""
-    feature_init: Literal["back-projection", "zeros"] = "back-projection"
-    """Features at the first step of the feature loss: the mean of what all training views show where a Gaussian
-    is seen (needs the linear decoder; seconds), or zeros as in the paper."""
-    feature_downscale: int = 1
-    """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
-    strategy: Literal["default", "mcmc"] = "default"
-    """Densification: 3DGS's clone, split and prune, or MCMC relocation."""
-    max_gs_num: int = 1_000_000
-    """Upper bound of Gaussians; densification stops there."""
-    noise_lr: float = 5e5
-    """Scale of the position noise (mcmc)."""
-    mcmc_opacity_reg: float = 0.01
-    """Weight of the opacity penalty (mcmc)."""
-    mcmc_scale_reg: float = 0.01
-    """Weight of the scale penalty (mcmc)."""
 
 
 class Fit3DModel(SplatfactoModel):
@@ -176,61 +133,12 @@ class Fit3DModel(SplatfactoModel):
         return self.step >= self.config.feature_start_step
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        def start_features(step: int) -> None:
+        def start(step: int) -> None:
             if step == self.config.feature_start_step and attributes.pipeline is not None:
-                self.start_features(attributes.pipeline.datamanager)
+                start_features(self, attributes.pipeline.datamanager)
 
         location = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
-        return [*super().get_training_callbacks(attributes), TrainingCallback(location, start_features)]
-
-    @torch.no_grad()
-    def start_features(self, datamanager: Fit3DDatamanager) -> None:
-        """Give the Gaussians their first features (`feature_init`), in place."""
-        if self.config.feature_init == "zeros":
-            return
-        if self.config.decoder != "linear":
-            logger.warning(
-                "Features start at zero: back-projection needs the linear decoder, and this run has %r.",
-                self.config.decoder,
-            )
-            return
-        start = time.monotonic()
-        views = self._lifting_views(datamanager)
-        features, weights = back_project(views, self.num_points, self.config.feature_dim)
-        self.gauss_params["features"].copy_(features)
-        logger.info(
-            "Features start from the back-projection of %d views: %d of %d Gaussians are seen (%.1f s).",
-            len(datamanager.train_features),
-            int((weights > 0).sum()),
-            self.num_points,
-            time.monotonic() - start,
-        )
-
-    def _lifting_views(
-        self, datamanager: Fit3DDatamanager
-    ) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]]:
-        """What `back_project` takes: per training view a renderer, codes [H, W, D] and mask [H, W]."""
-        encode = torch.linalg.pinv(self.decoder.weight)
-        gaussians = {name: values.detach() for name, values in self.gauss_params.items()}
-        for index in range(len(datamanager.train_features)):
-            camera = datamanager.train_cameras[index : index + 1].to(self.device)
-            camera.metadata = {"cam_idx": index}
-            viewmat = world_to_camera(self.camera_optimizer.apply_to_camera(camera))
-            K, width, height = self._pixel_grid(camera, self.config.feature_downscale)
-            target = datamanager.train_features[index].to(self.device, torch.float32)
-            assert self.decoder.bias is not None
-            codes = upsample_to_pixels((target - self.decoder.bias) @ encode.T, height, width)
-            mask = torch.ones(height, width, device=self.device)
-            if "mask" in (batch := datamanager.cached_train[index]):
-                pooled, _ = pool_to_patch_grid(batch["mask"].to(self.device, torch.float32), (height, width), None)
-                mask = (pooled[..., 0] > 0.5).float()
-
-            def render(
-                channels: Tensor, viewmat: Tensor = viewmat, K: Tensor = K, width: int = width, height: int = height
-            ) -> Tensor:
-                return self.rasterize_channels(gaussians, channels, viewmat, K, width, height)
-
-            yield render, codes, mask
+        return [*super().get_training_callbacks(attributes), TrainingCallback(location, start)]
 
     # ---- rendering
 
@@ -254,7 +162,7 @@ class Fit3DModel(SplatfactoModel):
             empty = outputs["accumulation"]
             return {**outputs, "feature_pca": empty.expand(-1, -1, 3), "feature_error": empty}
         viewmat = world_to_camera(camera_to_worlds)
-        K, width, height = self._pixel_grid(camera, self._get_downscale_factor())
+        K, width, height = pixel_grid(camera, self._get_downscale_factor())
         self.last_size = (height, width)
 
         with_depth = self.config.output_depth_during_training or not self.training
@@ -290,7 +198,7 @@ class Fit3DModel(SplatfactoModel):
         has_features = (camera.metadata or {}).get("has_features", False)
         if has_features and (not self.training or self.features_active):
             downscale = self.config.feature_downscale if self.training else 1
-            K, width, height = self._pixel_grid(camera, self._get_downscale_factor() * downscale)
+            K, width, height = pixel_grid(camera, self._get_downscale_factor() * downscale)
             outputs.update(self._render_features(gaussians, viewmat, K, width, height))
         return outputs
 
@@ -300,14 +208,6 @@ class Fit3DModel(SplatfactoModel):
             return gaussians
         inside = self.crop_box.within(self.means).squeeze()
         return {name: values[inside] for name, values in gaussians.items()}
-
-    @staticmethod
-    def _pixel_grid(camera: Cameras, downscale: int) -> tuple[Tensor, int, int]:
-        """Intrinsics [1, 3, 3], width and height of the camera's image at 1/downscale of its size."""
-        K = camera.get_intrinsics_matrices().to(camera.device)
-        K[:, :2] /= downscale
-        width, height = int(camera.width.item()) // downscale, int(camera.height.item()) // downscale
-        return K, width, height
 
     def _colors(self, gaussians: dict[str, Tensor]) -> tuple[Tensor, int | None]:
         if self.config.sh_degree == 0:
@@ -452,15 +352,3 @@ def _enlarged(image: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=image.device) * image.shape[0] // height
     columns = torch.arange(width, device=image.device) * image.shape[1] // width
     return image[rows][:, columns]
-
-
-def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
-    """View matrices [C, 4, 4] with OpenCV axes from nerfstudio's camera-to-world [C, 3, 4] with OpenGL axes.
-
-    splatfacto has the same in `get_viewmat`, behind a torch.compile that needs a compiler at run time.
-    """
-    rotation = camera_to_worlds[:, :3, :3] * camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
-    inverse = rotation.transpose(1, 2)
-    translation = -inverse @ camera_to_worlds[:, :3, 3:4]
-    last_row = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(inverse), 1, 4)
-    return torch.cat([torch.cat([inverse, translation], dim=2), last_row], dim=1)

@@ -12,7 +12,8 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerControl
 
-from fit3d_ns.model import Fit3DModel, world_to_camera
+from fit3d_ns.cameras import world_to_camera
+from fit3d_ns.model import Fit3DModel
 from fit3d_ns.pca import ColorProjection
 from fit3d_ns.viewer import look_along
 from tests.method.runs import make_config, train

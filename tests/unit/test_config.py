@@ -22,7 +22,8 @@ from nerfstudio.plugins.registry import discover_methods
 from fit3d_ns import config as module
 from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.model import Fit3DModel, Fit3DModelConfig
+from fit3d_ns.model import Fit3DModel
+from fit3d_ns.model_config import Fit3DModelConfig
 from fit3d_ns.trainer import Fit3DTrainerConfig
 
 PRESETS: dict[str, Fit3DTrainerConfig] = {

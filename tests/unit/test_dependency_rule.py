@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 
 NERFSTUDIO_HALF = {
-    f"fit3d_ns.{name}" for name in ("config", "datamanager", "export", "model", "pipeline", "trainer", "viewer")
+    f"fit3d_ns.{name}"
+    for name in (
+        *("cameras", "config", "datamanager", "export", "feature_start", "model", "model_config"),
+        *("pipeline", "trainer", "viewer"),
+    )
 }
 """The modules that may know nerfstudio. Everything else, `fit3d_finetune` as a whole included, must not."""
 

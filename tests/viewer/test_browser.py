@@ -16,7 +16,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
-from fit3d_ns.model import Fit3DModel, world_to_camera
+from fit3d_ns.cameras import world_to_camera
+from fit3d_ns.model import Fit3DModel
 from tests.scenes import write_capture
 from tests.viewer.browser import CHROMIUM, ViewerPage, open_page, running_viewer
 from tests.viewer.console_scripts import train_briefly

@@ -1,0 +1,30 @@
+"""nerfstudio's cameras as the rasteriser takes them."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+
+def pixel_grid(camera: Cameras, downscale: int) -> tuple[Tensor, int, int]:
+    """Intrinsics [1, 3, 3], width and height of the camera's image at 1/downscale of its size.
+
+    nerfstudio's own rescaling changes the camera in place and rounds its size on the way there and back.
+    """
+    K = camera.get_intrinsics_matrices().to(camera.device)
+    K[:, :2] /= downscale
+    width, height = int(camera.width.item()) // downscale, int(camera.height.item()) // downscale
+    return K, width, height
+
+
+def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
+    """View matrices [C, 4, 4] with OpenCV axes from nerfstudio's camera-to-world [C, 3, 4] with OpenGL axes.
+
+    splatfacto has the same in `get_viewmat`, behind a torch.compile that needs a compiler at run time.
+    """
+    rotation = camera_to_worlds[:, :3, :3] * camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
+    inverse = rotation.transpose(1, 2)
+    translation = -inverse @ camera_to_worlds[:, :3, 3:4]
+    last_row = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(inverse), 1, 4)
+    return torch.cat([torch.cat([inverse, translation], dim=2), last_row], dim=1)
