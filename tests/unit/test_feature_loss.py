@@ -69,7 +69,6 @@ def test_without_any_weight_loss_and_gradient_are_zero(kind: FeatureLossKind, de
     assert bool(cosine.isfinite().all())
     assert decoded.grad is not None
     assert bool((decoded.grad == 0).all())
-    assert all(np.isfinite(value) for value in feature_metrics(decoded, target, torch.zeros_like(weights)).values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
