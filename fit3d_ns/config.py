@@ -58,7 +58,12 @@ def _optimizers(steps: int, feature_lr: float, feature_lr_final: float, decoder_
 
 
 def _method(
-    name: str, description: str, steps: int, model: Fit3DModelConfig, optimizers: dict[str, Any]
+    name: str,
+    description: str,
+    steps: int,
+    model: Fit3DModelConfig,
+    optimizers: dict[str, Any],
+    max_image_size: int | None = None,
 ) -> MethodSpecification:
     device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     return MethodSpecification(
@@ -75,6 +80,7 @@ def _method(
                 datamanager=Fit3DDatamanagerConfig(
                     dataparser=NerfstudioDataParserConfig(load_3D_points=True),
                     cache_images_type="uint8",
+                    max_image_size=max_image_size,
                 ),
                 model=model,
             ),
@@ -109,6 +115,7 @@ fit3d_features_fast = _method(
         feature_start_step=2_600,
         feature_downscale=2,
     ),
+    max_image_size=640,
     optimizers=_optimizers(3_000, feature_lr=0.02, feature_lr_final=0.002, decoder_lr=1e-4),
 )
 

@@ -32,6 +32,9 @@ class Fit3DDatamanagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: Fit3DDatamanager)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The 2D backbone whose features are lifted."""
+    max_image_size: int | None = None
+    """Longest image side in pixels for training and evaluation; larger photos are shrunk when they are read.
+    Exports still describe the files as they are. None: no limit."""
     feature_cache_dir: Path | None = None
     """Where feature maps are kept between runs; None means $FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
 
@@ -119,6 +122,22 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         if test_mode == "val":
             self._check_images()
             self._load_all()
+
+    def create_train_dataset(self) -> Fit3DDataset:
+        cameras = self.train_dataparser_outputs.cameras
+        longest = int(max(cameras.width.max(), cameras.height.max()))
+        limit = self.config.max_image_size
+        if limit is not None and longest * self.config.camera_res_scale_factor > limit:
+            # In 64ths, which floats hold exactly: nerfstudio rounds image and camera size in different types.
+            self.config.camera_res_scale_factor = max(1, 64 * limit // longest) / 64
+            logger.info(
+                "Images are shrunk to %.0f %%: their longest side is %d pixels, and max_image_size is %d.",
+                100 * self.config.camera_res_scale_factor,
+                longest,
+                limit,
+            )
+        dataset: Fit3DDataset = super().create_train_dataset()
+        return dataset
 
     def _check_images(self) -> None:
         datasets: list[Fit3DDataset] = [self.train_dataset, self.eval_dataset]

@@ -158,6 +158,24 @@ def test_densification_stops_at_the_bound(tiny_capture: Path, tmp_path: Path) ->
     assert 1500 < model.num_points <= 1600
 
 
+@pytest.mark.parametrize("distortion", [(0.0, 0.0), (0.05, -0.02)])
+def test_large_photos_are_shrunk_but_exported_as_they_are(distortion: tuple[float, float], tmp_path: Path) -> None:
+    def small(config: Fit3DTrainerConfig) -> None:
+        config.pipeline.datamanager.max_image_size = 75
+
+    capture = write_capture(tmp_path / "scene", views=5, masks=True, distortion=distortion)
+    trainer = train(make_config(capture, tmp_path, steps=3, change=small))
+    batch = trainer.pipeline.datamanager.cached_train[0]
+    height, width = batch["image"].shape[:2]
+    assert 60 < width <= 75
+    assert batch["mask"].shape[:2] == (height, width)
+    camera = trainer.pipeline.datamanager.train_dataset.cameras[0]
+    assert (int(camera.height), int(camera.width)) == (height, width)
+    scene = FeatureGaussians.load(export_run(trainer.base_dir / "config.yml", tmp_path / "runs")).scene
+    assert {(view.width, view.height) for view in scene.views} == {(112, 84)}
+    assert scene.views[0].K[0, 2] == pytest.approx(56)
+
+
 def test_the_blender_dataparser_works(tmp_path: Path) -> None:
     capture = write_capture(tmp_path / "scene", views=6)
     meta = json.loads((capture / "transforms.json").read_text())
