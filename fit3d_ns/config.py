@@ -112,6 +112,8 @@ fit3d_features_fast = _method(
         stop_split_at=2_000,
         stop_screen_size_at=0,
         max_gs_num=40_000,
+        feature_lift="solve",
+        # For those who choose feature-lift train:
         feature_start_step=2_600,
         feature_downscale=2,
     ),

@@ -13,6 +13,7 @@ import torch
 import tyro
 import yaml
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.colormaps import apply_depth_colormap
 from nerfstudio.utils.eval_utils import eval_setup
@@ -64,6 +65,11 @@ def export_run(config_path: Path, output_dir: Path, previews: int = 4) -> Path:
     require_checkpoint(config_path, read_config(config_path))
     config, pipeline, checkpoint, step = eval_setup(config_path, test_mode="test")
     assert isinstance(pipeline, Fit3DPipeline)
+    if pipeline.model.features_missing:
+        raise InputError(
+            f"{checkpoint} was saved before its features were solved for, at the end of training: resume the run with "
+            f"--load-dir {checkpoint.parent}, or lift features with fit3d-lift --load-config {config_path}."
+        )
     gaussians = feature_gaussians(pipeline, scene=config.experiment_name or config_path.parent.name)
     # nerfstudio's default split leaves nothing for evaluation when there are few images.
     with_previews = previews > 0 and len(pipeline.datamanager.eval_dataset) > 0
@@ -127,6 +133,26 @@ def _views(
 ) -> list[ViewInfo]:
     # The dataset's own cameras change when images are undistorted; the dataparser's describe the files.
     parsed = dataset._dataparser_outputs
+    poses = [
+        _pose(model, parsed.cameras[index : index + 1], index if split == "train" else None)
+        for index in range(len(parsed.image_filenames))
+    ]
+    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"])
+
+
+def view_infos(
+    parsed: DataparserOutputs,
+    poses: Sequence[np.ndarray],
+    split: Split,
+    root: Path,
+    patch_size: int,
+    max_size: int | None,
+) -> list[ViewInfo]:
+    """A dataparser's images as the files are on disk, with world-to-camera `poses` [4, 4].
+
+    Raises:
+        InputError: a camera is neither perspective nor fisheye.
+    """
     masks: Sequence[Path | None] = parsed.mask_filenames or [None] * len(parsed.image_filenames)
     views = []
     for index, (path, mask) in enumerate(zip(parsed.image_filenames, masks, strict=True)):
@@ -151,11 +177,11 @@ def _views(
                 K=K,
                 distortion=distortion,
                 camera_model=model_name,
-                world_to_camera=_pose(model, camera, index if split == "train" else None),
+                world_to_camera=poses[index],
                 mask_path=None if mask is None else relative_to_root(mask, root),
                 split=split,
                 sha256=file_sha256(path),
-                grid=grid_size(seen_height, seen_width, identity["patch_size"], identity["max_size"]),
+                grid=grid_size(seen_height, seen_width, patch_size, max_size),
             )
         )
     return views

@@ -1,8 +1,9 @@
 """Backbone feature maps of images, computed once and kept on disk.
 
-One safetensors file per image, [h, w, C] in fp16, named by a hash of everything that decides its
-content: the image's pixels, the backbone (architecture, weights, layer, normalisation, precision) and
-the size at which it sees the image. Nothing is kept in memory: maps are mapped from disk when asked for.
+One safetensors file per image, with the map [h, w, C] and the class token [C] in fp16, named by a hash of
+everything that decides its content: the image's pixels, the backbone (architecture, weights, layer,
+normalisation, precision) and the size at which it sees the image. Nothing is kept in memory: maps are mapped
+from disk when asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import safetensors.torch
@@ -33,8 +34,12 @@ FP16_MAX = 65504.0
 # input size of each image, which is in the key.
 _NOT_IN_KEY = ("name", "description", "weights", "max_size")
 _STALE_AFTER_S = 3600.0
+# Where an entry's metadata keeps the checksum of each part.
+_CHECKSUMS = {"features": "sha256", "class_token": "class_token_sha256"}
 
 MapShape = tuple[int, int, int]
+Part = Literal["features", "class_token"]
+"""What an entry holds. Entries of older versions have no class token, which most uses do not need."""
 
 
 class FeatureMaps(Sequence[Tensor]):
@@ -65,13 +70,20 @@ class FeatureMaps(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | FeatureMaps:
         if isinstance(index, slice):
             return FeatureMaps(self.paths[index], self.shapes[index], self.fingerprint)
+        return self._read(index, "features")
+
+    def class_token(self, index: int) -> Tensor:
+        """The class token [C] of an image, fp16; only of maps that were extracted with the part "class_token"."""
+        return self._read(index, "class_token")
+
+    def _read(self, index: int, part: Part) -> Tensor:
         path = self.paths[index]
         try:
             with safe_open(path, framework="pt") as file:
-                features: Tensor = file.get_tensor("features")
+                tensor: Tensor = file.get_tensor(part)
         except (OSError, SafetensorError) as error:
             raise InputError(f"The cached feature map {path} went away or broke: start again to renew it.") from error
-        return features
+        return tensor
 
 
 def default_cache_dir() -> Path:
@@ -85,6 +97,7 @@ def extract_feature_maps(
     cache_dir: Path | None = None,
     device: torch.device | str = "cpu",
     names: Sequence[str] | None = None,
+    parts: Sequence[Part] = ("features",),
 ) -> FeatureMaps:
     """The feature map of every image, from the cache where it is there and intact.
 
@@ -97,6 +110,7 @@ def extract_feature_maps(
         cache_dir: default `default_cache_dir()`; the maps go to its subfolder features/.
         device: where the backbone runs; the maps are on the CPU.
         names: what messages call the images.
+        parts: what every entry must hold; one that lacks a part is computed again.
     """
     names = [f"image {i}" for i in range(len(images))] if names is None else list(names)
     if len(names) != len(images):
@@ -115,7 +129,7 @@ def extract_feature_maps(
         path = folder / f"{key}.safetensors"
         paths.append(path)
         shapes.append(shape)
-        if path not in missing and (damage := find_damage(path, key, shape)) is not None:
+        if path not in missing and (damage := find_damage(path, key, shape, parts)) is not None:
             missing[path] = i
             if damage:
                 logger.warning("The cached feature map of %s %s: computing it again (%s)", name, damage, path)
@@ -125,8 +139,7 @@ def extract_feature_maps(
         with progress("images") as bar:
             task = bar.add_task("Backbone features", total=len(missing))
             for path, i in missing.items():
-                features = compute_feature_map(backbone, _checked_image(images[i], names[i]), names[i])
-                _write(path, features)
+                _write(path, *_encode(backbone, _checked_image(images[i], names[i]), names[i]))
                 bar.advance(task)
     return FeatureMaps(paths, shapes, fingerprint)
 
@@ -142,13 +155,19 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-@torch.inference_mode()
 def compute_feature_map(backbone: Backbone, image: np.ndarray, name: str = "the image") -> Tensor:
     """The backbone's feature map of one uint8 image [H, W, 3], as [h, w, C] in fp16 on the CPU."""
+    return _encode(backbone, image, name)[0]
+
+
+@torch.inference_mode()
+def _encode(backbone: Backbone, image: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
+    """The feature map [h, w, C] and the class token [C], fp16 on the CPU."""
     device = next(backbone.parameters()).device
     pixels = torch.tensor(image).to(device).permute(2, 0, 1)[None] / 255
-    features = backbone(pixels)[0].permute(1, 2, 0)
-    largest = features.abs().amax().item()  # NaN stays NaN
+    maps, tokens = backbone.forward_with_class_token(pixels)
+    features, token = maps[0].permute(1, 2, 0), tokens[0]
+    largest = torch.maximum(features.abs().amax(), token.abs().amax()).item()  # NaN stays NaN
     if not np.isfinite(largest):
         raise InputError(
             f"The backbone ({backbone.description}, layer {backbone.layer}) gives NaN or infinite features for {name}: "
@@ -159,35 +178,41 @@ def compute_feature_map(backbone: Backbone, image: np.ndarray, name: str = "the 
             f"A feature of {name} is {largest:.3g}, more than fp16 can hold ({FP16_MAX:.0f}): choose another "
             f"backbone.layer than {backbone.layer} of {backbone.description}."
         )
-    return features.to(torch.float16).cpu().contiguous()
+    return features.to(torch.float16).cpu().contiguous(), token.to(torch.float16).cpu().contiguous()
 
 
-def find_damage(path: Path, key: str, shape: MapShape) -> str | None:
-    """None if the entry is whole; "" if there is none; else what is wrong with it."""
+def find_damage(path: Path, key: str, shape: MapShape, parts: Sequence[Part] = ("features",)) -> str | None:
+    """None if the entry is whole; "" if there is none or it lacks one of the parts; else what is wrong with it."""
     if not path.is_file():
         return ""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            features = file.get_tensor("features")
+            if "class_token" in parts and "class_token" not in file.keys():  # noqa: SIM118 (not a dict)
+                return ""
+            tensors = {part: file.get_tensor(part) for part in parts}
     except (OSError, SafetensorError, ValueError) as error:
         return f"cannot be read ({error})"
     if metadata.get("key") != key:
         return "belongs to another image or backbone"
-    if features.dtype != torch.float16 or tuple(features.shape) != shape:
-        return f"is {features.dtype} {list(features.shape)} instead of fp16 {list(shape)}"
-    if metadata.get("sha256") != _content_hash(features):
-        return "is damaged (its checksum is wrong)"
-    if not features.isfinite().all():
-        return "holds NaN or infinite values"
+    for part, tensor in tensors.items():
+        wanted = shape if part == "features" else shape[2:]
+        if tensor.dtype != torch.float16 or tuple(tensor.shape) != wanted:
+            return f"is {tensor.dtype} {list(tensor.shape)} instead of fp16 {list(wanted)}"
+        if metadata.get(_CHECKSUMS[part]) != _content_hash(tensor):
+            return "is damaged (its checksum is wrong)"
+        if not tensor.isfinite().all():
+            return "holds NaN or infinite values"
     return None
 
 
-def _write(path: Path, features: Tensor) -> None:
-    metadata = {"key": path.stem, "sha256": _content_hash(features), "version": str(FORMAT_VERSION)}
+def _write(path: Path, features: Tensor, class_token: Tensor) -> None:
+    tensors = {"features": features, "class_token": class_token}
+    metadata = {"key": path.stem, "version": str(FORMAT_VERSION)}
+    metadata |= {_CHECKSUMS[part]: _content_hash(tensor) for part, tensor in tensors.items()}
     try:
         with atomic_file(path) as temporary:
-            safetensors.torch.save_file({"features": features}, temporary, metadata)
+            safetensors.torch.save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"The feature map {path} cannot be written ({error}): free some space, or set "

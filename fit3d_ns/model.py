@@ -50,6 +50,7 @@ class Fit3DModel(SplatfactoModel):
                 f"--pipeline.model.feature-dim is {self.config.feature_dim}: a Gaussian needs at least 1 feature "
                 "channel; 64 is the default."
             )
+        self._check_lift()
         seed_points = self.seed_points
         if seed_points is not None:
             # splatfacto moves seed colours to CUDA by name; give it the positions only and set colours here.
@@ -81,6 +82,18 @@ class Fit3DModel(SplatfactoModel):
         # checkpoint (`load_state_dict`).
         self._allocate_feature_space(channels=1)
         self.feature_viewer = FeatureViewer(self)
+
+    def _check_lift(self) -> None:
+        if self.config.feature_lift != "solve":
+            return
+        wanted = {"decoder": "linear", "feature_supervision": "patch", "couple_geometry": False}
+        for name, value in wanted.items():
+            if getattr(self.config, name) != value:
+                option = name.replace("_", "-")
+                raise InputError(
+                    f"--pipeline.model.{option} {getattr(self.config, name)} needs trained features: add "
+                    f"--pipeline.model.feature-lift train, or leave {option} at {value} to solve for them."
+                )
 
     # ---- feature space
 
@@ -130,11 +143,17 @@ class Fit3DModel(SplatfactoModel):
     @property
     def features_active(self) -> bool:
         """Whether this training step has a feature loss."""
-        return self.step >= self.config.feature_start_step
+        return self.config.feature_lift == "train" and self.step >= self.config.feature_start_step
+
+    @property
+    def features_missing(self) -> bool:
+        """Whether the features wait for the solve at the end of training."""
+        return self.config.feature_lift == "solve" and not bool(self.gauss_params["features"].any())
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         def start(step: int) -> None:
-            if step == self.config.feature_start_step and attributes.pipeline is not None:
+            trains = self.config.feature_lift == "train"
+            if trains and step == self.config.feature_start_step and attributes.pipeline is not None:
                 start_features(self, attributes.pipeline.datamanager)
 
         location = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]

@@ -26,6 +26,10 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     decoder: Literal["linear", "conv3x3"] = "linear"
     """From the Gaussians' channels to the backbone's: linear (starts from the scene's PCA basis), or the
     paper's 3x3 convolution (starts at random)."""
+    feature_lift: Literal["solve", "train"] = "train"
+    """How features come about: solve (colour alone is trained; at the end one least-squares problem gives all
+    features in seconds; needs the linear decoder), or train (gradient steps with the feature loss beside colour;
+    the options below from feature_loss to feature_downscale are for it)."""
     feature_loss: FeatureLossKind = "cosine+l1"
     """Loss on the decoded features: the paper's l1, or cosine+l1."""
     feature_loss_weight: float = 1.0

@@ -13,6 +13,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from fit3d_ns.console import logger
 from fit3d_ns.errors import EXIT_BAD_INPUT
+from fit3d_ns.feature_start import solve_model_features
 from fit3d_ns.pipeline import Fit3DPipeline
 
 
@@ -49,6 +50,14 @@ class Fit3DTrainer(Trainer):
             super().train()
         finally:
             torch.set_num_threads(threads)
+
+    def _after_train(self) -> None:
+        # Whatever ended the training, its last step or the viewer's button, and before the last checkpoint.
+        model = self.pipeline.model
+        if model.config.feature_lift == "solve":
+            with self.train_lock:
+                solve_model_features(model, self.pipeline.datamanager)
+        super()._after_train()
 
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""

@@ -42,13 +42,14 @@ class FakeBackbone(nn.Module):
         self.calls = 0
         self.fail_at = fail_at
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward_with_class_token(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
         self.calls += 1
         fingerprint = backbone_fingerprint(CONFIG)
         h, w = cache_module.grid_size(*images.shape[-2:], fingerprint["patch_size"], fingerprint["max_size"])
-        return self.weight * images.mean() * torch.ones(1, fingerprint["embed_dim"], h, w)
+        value = self.weight * images.mean()
+        return value * torch.ones(1, fingerprint["embed_dim"], h, w), value * torch.ones(1, fingerprint["embed_dim"])
 
 
 def use(monkeypatch: pytest.MonkeyPatch, backbone: FakeBackbone) -> FakeBackbone:

@@ -99,7 +99,13 @@ def test_every_parameter_group_that_a_model_can_have_has_an_optimiser(config: Fi
     camera = CameraOptimizerConfig(mode="SO3xR3")
     everything = small_model(config, camera_optimizer=camera, use_bilateral_grid=True)
     assert everything.get_param_groups().keys() == config.optimizers.keys()
-    for options in ({}, {"strategy": "mcmc"}, {"sh_degree": 0}, {"decoder": "conv3x3"}, {"decoder": "linear"}):
+    for options in (
+        {},
+        {"strategy": "mcmc"},
+        {"sh_degree": 0},
+        {"decoder": "conv3x3", "feature_lift": "train"},
+        {"decoder": "linear"},
+    ):
         assert small_model(config, **options).get_param_groups().keys() <= config.optimizers.keys()
 
 

@@ -19,8 +19,8 @@ import pytest
 NERFSTUDIO_HALF = {
     f"fit3d_ns.{name}"
     for name in (
-        *("cameras", "config", "datamanager", "export", "feature_start", "model", "model_config"),
-        *("pipeline", "trainer", "viewer"),
+        *("cameras", "config", "datamanager", "export", "feature_start", "lift", "lift_sources", "model"),
+        *("model_config", "pipeline", "trainer", "viewer"),
     )
 }
 """The modules that may know nerfstudio. Everything else, `fit3d_finetune` as a whole included, must not."""

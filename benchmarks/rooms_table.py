@@ -1,0 +1,102 @@
+"""The table of `benchmarks.rooms`: Markdown for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import mean, stdev
+
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_ns.atomic import atomic_file
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One probing run of the benchmark."""
+
+    variant: str
+    split: str
+    data: str
+    results: Path
+
+
+def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
+    """Write all probing runs as `path` (Markdown) and beside it as JSON."""
+    loaded = [(probe, ProbeResults.load(probe.results)) for probe in probes]
+    lines = [
+        "# Probes on data that fine-tuning never saw",
+        "",
+        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}. Mean ± standard deviation over",
+        "probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at 30 to 60",
+        "degrees between views.",
+    ]
+    for probe, results in loaded:
+        lines += ["", f"## {probe.variant}, split {probe.split}, {probe.data}", "", _provenance(results), ""]
+        lines += _arms(results)
+        lines += ["", *[f"- {comparison.statement}" for comparison in results.comparisons]]
+    lines += ["", "## Stage 1", "", *_stage1(stage1_metrics)]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    data = [{**probe.__dict__, "results": json.loads(probe.results.read_text())} for probe, _ in loaded]
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(data) + "\n")
+
+
+def _provenance(results: ProbeResults) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
+    return (
+        f"Probes trained on {len(results.train_data)} data sets, tested on "
+        f"{', '.join(map(_short, results.test_data))}; "
+        f"{len(results.counted_classes)} of {len(results.classes)} classes count; protocol {results.protocol}, seeds "
+        f"{', '.join(map(str, results.seeds))}; {versions}."
+    )
+
+
+def _short(name: str) -> str:
+    return Path(name).name
+
+
+def _arms(results: ProbeResults) -> list[str]:
+    columns = ["arm"]
+    if results.segmentation:
+        columns += ["mIoU", "pixel acc."]
+    if results.depth:
+        columns += ["RMSE (m)", "AbsRel", "delta < 1.25"]
+    if results.nearest_neighbours:
+        columns += ["kNN mIoU"]
+    if results.consistency:
+        columns += ["recall 30-60°", "cosine 30-60°"]
+    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for arm in results.arms:
+        cells = [arm.name]
+        if results.segmentation:
+            segmentation = results.segmentation[arm.name]
+            cells += [_spread(segmentation.miou, 100, 1), _spread(segmentation.pixel_accuracy, 100, 1)]
+        if results.depth:
+            depth = results.depth[arm.name]
+            cells += [_spread(depth.rmse, 1, 3), _spread(depth.abs_rel, 1, 3), _spread(depth.delta1, 1, 3)]
+        if results.nearest_neighbours:
+            cells += [f"{100 * results.nearest_neighbours[arm.name].miou:.1f}"]
+        if results.consistency:
+            consistency = results.consistency[arm.name]
+            index = consistency.angle_edges.index(30)
+            cells += [f"{consistency.recall[index]:.3f}", f"{consistency.cosine[index]:.3f}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def _spread(values: list[float], scale: float, digits: int) -> str:
+    text = f"{scale * mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
+
+
+def _stage1(folder: Path) -> list[str]:
+    rows = ["| room | PSNR (dB) | SSIM | feature cosine |", "|---|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        metrics = json.loads(path.read_text())["results"]
+        figures = [metrics.get(name, math.nan) for name in ("psnr", "ssim", "feature_cosine")]
+        rows.append(f"| {path.stem} | {figures[0]:.2f} | {figures[1]:.3f} | {figures[2]:.3f} |")
+    return rows

@@ -1,0 +1,125 @@
+"""Multi-view consistency of feature maps: do pixels that show the same point have the same features?
+
+After Probe3D (El Banani et al., CVPR 2024, section 4.2): pairs of views binned by the angle of the rotation between
+them. Two measures, each first averaged over a pair's correspondences and then over the pairs of a bin, so that
+every pair counts the same:
+
+- cosine: between the features of the two pixels, read by bilinear interpolation of the patch maps;
+- recall: the pixel's nearest neighbour (by cosine) among all patches of the other view has its centre within
+  `recall_patches` patches (Euclidean) of the true place.
+
+Unlike Probe3D, which keeps each pair's most distinctive matches and so measures every backbone on other pixels, the
+recall is over all sampled pixels that both views see: the same for every arm. No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fit3d_finetune.probing.correspondences import Array, ConsistencyView, PairSettings, ViewPair, find_pairs
+from fit3d_finetune.probing.results import ConsistencyResult
+from fit3d_ns.console import logger, progress
+
+FeatureMaps = Callable[[int], Tensor]
+"""From a view's index to its features [h, w, C], on any device. For an arm of several backbones: their maps
+concatenated as they are. The cosine of a concatenation is that of its blocks weighted by their norms; a backbone
+and its fine-tuned version share the final norm layer, so that theirs are alike."""
+
+RECALL_PATCHES = 2.0
+
+
+def measure_consistency(
+    views: Sequence[ConsistencyView],
+    arms: Mapping[str, FeatureMaps],
+    settings: PairSettings | None = None,
+    recall_patches: float = RECALL_PATCHES,
+) -> dict[str, ConsistencyResult]:
+    """Measure every arm on the same pairs and pixels.
+
+    Maps are asked for pair by pair and not kept: memory holds two at a time.
+
+    Args:
+        views: geometry of the test views, of one or more scenes.
+        arms: by name, the feature maps of these views.
+        settings: which pairs and pixels; the default bins have 30 to 60 degrees as one.
+        recall_patches: how far off a match may be, in patches.
+
+    Raises:
+        InputError: no two views see common points.
+    """
+    settings = settings or PairSettings()
+    pairs = find_pairs(views, settings)
+    bins = len(settings.angle_edges) - 1
+    counts = [sum(pair.bin == index for pair in pairs) for index in range(bins)]
+    points = sum(len(pair.places_first) for pair in pairs)
+    logger.info("consistency: %d pairs of views, %d pixels; pairs per bin of angles %s", len(pairs), points, counts)
+    results = {}
+    with progress("pairs") as bar:
+        for name, maps in arms.items():
+            task = bar.add_task(f"consistency of {name}", total=len(pairs))
+            scores = np.zeros((len(pairs), 2))
+            held: tuple[int, Tensor] | None = None  # pairs come ordered by their first view
+            for index, pair in enumerate(pairs):
+                first = held[1] if held and held[0] == pair.first else maps(pair.first)
+                held = (pair.first, first)
+                scores[index] = compare_maps(first, maps(pair.second), pair, recall_patches)
+                bar.advance(task)
+            results[name] = _summarize(pairs, scores, settings, recall_patches)
+    return results
+
+
+def compare_maps(
+    first: Tensor, second: Tensor, pair: ViewPair, recall_patches: float = RECALL_PATCHES
+) -> tuple[float, float]:
+    """Mean cosine (-1..1) and correspondence recall (0..1) of one pair of views.
+
+    Args:
+        first: features of the first view, [h, w, C].
+        second: features of the second view, [h', w', C].
+        pair: their correspondences.
+        recall_patches: how far off a match may be, in patches of the second view.
+    """
+    h, w, C = second.shape
+    queries = F.normalize(sample_features(first, pair.places_first), dim=-1)
+    targets = F.normalize(sample_features(second, pair.places_second), dim=-1)
+    cosine = (queries * targets).sum(dim=-1).mean()
+    patches = F.normalize(second.to(queries.dtype).reshape(h * w, C), dim=-1)
+    matches = (queries @ patches.T).argmax(dim=-1).cpu().numpy()
+    centres = np.stack([matches % w + 0.5, matches // w + 0.5], axis=-1)
+    errors = np.linalg.norm(centres - pair.places_second * (w, h), axis=-1)
+    return float(cosine), float((errors <= recall_patches).mean())
+
+
+def sample_features(map: Tensor, places: Array) -> Tensor:
+    """Bilinear interpolation of a patch map [h, w, C] at places [n, 2] (x, y in 0..1): [n, C].
+
+    Like `fit3d_ns.patch_grid.upsample_to_pixels`: patch (r, c) stands at its centre, ((c + 0.5) / w, (r + 0.5) / h),
+    and beyond the outermost centres the border's values go on. Half precision is computed in float32.
+    """
+    if map.dtype in (torch.float16, torch.bfloat16):
+        map = map.float()
+    grid = torch.as_tensor(places * 2 - 1, dtype=map.dtype, device=map.device)[None, :, None]
+    sampled = F.grid_sample(
+        map.permute(2, 0, 1)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled[0, :, :, 0].T
+
+
+def _summarize(
+    pairs: Sequence[ViewPair], scores: Array, settings: PairSettings, recall_patches: float
+) -> ConsistencyResult:
+    members = [np.array([pair.bin == index for pair in pairs]) for index in range(len(settings.angle_edges) - 1)]
+    means = [scores[member].mean(axis=0) if member.any() else np.full(2, np.nan) for member in members]
+    return ConsistencyResult(
+        angle_edges=list(settings.angle_edges),
+        cosine=[float(mean[0]) for mean in means],
+        recall=[float(mean[1]) for mean in means],
+        pairs=[int(member.sum()) for member in members],
+        recall_patches=recall_patches,
+        recall_per_pair=[(pair.angle, float(score[1])) for pair, score in zip(pairs, scores, strict=True)],
+    )

@@ -1,0 +1,192 @@
+"""Which pixels of two posed views show the same point: from depth and cameras alone, no labels, no features.
+
+Found once per data set, so that every arm of a comparison is measured on the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fit3d_ns.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_TRIES_PER_PAIR = 50
+"""Candidates that are looked at for each pair that is wanted; bounds the search in scenes of thousands of views."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConsistencyView:
+    """The geometry of one view: a pinhole camera and the depth that it sees.
+
+    The depth map may be smaller than the image, as long as it shows the same field of view and `K` belongs to it.
+    """
+
+    depth: Array
+    """[H, W] float, along the camera's z axis; 0 where unknown. Any unit of length, the same as the pose's."""
+    K: Array
+    """[3, 3] in pixels of `depth`; the centre of the top-left pixel is at (0.5, 0.5)."""
+    camera_to_world: Array
+    """[4, 4], OpenCV axes: x right, y down, z forward."""
+    scene: str = ""
+    """Only views of the same scene are paired."""
+
+    def __post_init__(self) -> None:
+        shapes = (np.shape(self.K), np.shape(self.camera_to_world), np.ndim(self.depth))
+        if shapes != ((3, 3), (4, 4), 2):
+            raise ValueError(
+                f"a view needs K [3, 3], camera_to_world [4, 4] and depth [H, W], "
+                f"not {list(shapes[0])}, {list(shapes[1])} and {list(np.shape(self.depth))}"
+            )
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Which pairs of views are compared, and at which pixels."""
+
+    angle_edges: tuple[float, ...] = (0.0, 15.0, 30.0, 60.0, 90.0, 120.0, 180.0)
+    """Edges in degrees of the bins of the angle between two views: Probe3D's for ScanNet, with its last bin split.
+    A bin has its lower edge and lacks its upper one, except for the last, which has both."""
+    max_pairs: int = 100
+    """At most so many pairs per bin, over all scenes; drawn at random where there are more."""
+    min_correspondences: int = 50
+    """Pairs with fewer are left out."""
+    samples: int = 1024
+    """About so many pixels of the first view, on a regular grid, look for their place in the second view."""
+    depth_tolerance: float = 0.02
+    """A point is visible where its depth differs from the depth map by at most this share of the latter."""
+    seed: int = 0
+    """Of the draw of pairs."""
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPair:
+    """Two views and n pairs of places that show the same point."""
+
+    first: int
+    second: int
+    """Indices of the views; first < second."""
+    angle: float
+    """Degrees, see `rotation_angles`."""
+    bin: int
+    """Index of the angle's bin in `PairSettings.angle_edges`."""
+    places_first: Array
+    """[n, 2] float64: x and y as shares of the image's width and height, in 0..1."""
+    places_second: Array
+    """[n, 2], the same for the second view."""
+
+
+def rotation_angles(camera_to_world: Array) -> Array:
+    """Angles in degrees [N, N] of the rotations that turn one camera into another, as Probe3D bins pairs.
+
+    Args:
+        camera_to_world: [N, 4, 4] or [N, 3, 3], rotations orthonormal.
+    """
+    rotations = np.asarray(camera_to_world, dtype=np.float64)[:, :3, :3].reshape(-1, 9)
+    traces = rotations @ rotations.T  # trace(R_i^T R_j) = 1 + 2 cos(angle)
+    angles: Array = np.degrees(np.arccos(np.clip((traces - 1) / 2, -1.0, 1.0)))
+    return angles
+
+
+def find_correspondences(
+    first: ConsistencyView, second: ConsistencyView, samples: int = 1024, depth_tolerance: float = 0.02
+) -> tuple[Array, Array]:
+    """Places in two views that show the same point.
+
+    About `samples` pixels of the first view, on a regular grid, are moved to 3D by their depth and projected into
+    the second. One corresponds if it falls in front of the second camera, inside its image, on a pixel of
+    known depth d with |z - d| <= depth_tolerance * d; otherwise something hides it.
+
+    Returns:
+        places in the first and in the second view, [n, 2] each: x and y as shares of width and height.
+    """
+    H, W = first.depth.shape
+    rows = max(1, round((samples * H / W) ** 0.5))
+    columns = max(1, round(samples / rows))
+    y, x = (axis.ravel() for axis in np.meshgrid(_spread(rows, H), _spread(columns, W), indexing="ij"))
+    z = first.depth[y, x].astype(np.float64)
+    known = np.isfinite(z) & (z > 0)
+    x, y, z = x[known] + 0.5, y[known] + 0.5, z[known]
+
+    rays = np.linalg.solve(np.asarray(first.K, np.float64), np.stack([x, y, np.ones_like(x)]))
+    to_second = np.linalg.solve(
+        np.asarray(second.camera_to_world, np.float64), np.asarray(first.camera_to_world, np.float64)
+    )
+    points = to_second[:3, :3] @ (rays * z) + to_second[:3, 3:]
+    projected = np.asarray(second.K, np.float64) @ points
+    H2, W2 = second.depth.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v = projected[:2] / projected[2]
+    # NaN compares as False: what lies in the camera's own plane is not inside.
+    inside = (points[2] > 0) & (u >= 0) & (u < W2) & (v >= 0) & (v < H2)
+    x, y, u, v, depth = x[inside], y[inside], u[inside], v[inside], points[2][inside]
+    seen = second.depth[v.astype(np.int64), u.astype(np.int64)].astype(np.float64)
+    visible = (seen > 0) & (np.abs(depth - seen) <= depth_tolerance * seen)
+    places_first = np.stack([x / W, y / H], axis=-1)[visible]
+    places_second = np.stack([u / W2, v / H2], axis=-1)[visible]
+    return places_first, places_second
+
+
+def find_pairs(views: Sequence[ConsistencyView], settings: PairSettings | None = None) -> list[ViewPair]:
+    """Pairs of views of one scene that see common points, by the angle between them.
+
+    For each bin of angles, candidates are looked at in a random order (the same for the same seed) until
+    `max_pairs` of them had `min_correspondences`.
+
+    Returns:
+        the pairs, ordered by first view and then by second.
+
+    Raises:
+        InputError: no two views see common points.
+    """
+    settings = settings or PairSettings()
+    edges = np.asarray(settings.angle_edges, dtype=np.float64)
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise InputError(f"angle edges {list(settings.angle_edges)} must be two or more rising numbers of degrees.")
+    candidates, angles = _candidates(views)
+    bins = np.searchsorted(edges, angles, side="right") - 1
+    bins[angles == edges[-1]] = len(edges) - 2
+    random = np.random.default_rng(settings.seed)
+    pairs: list[ViewPair] = []
+    for index in range(len(edges) - 1):
+        order = random.permutation(np.flatnonzero(bins == index))[: _TRIES_PER_PAIR * settings.max_pairs]
+        found = 0
+        for candidate in order:
+            if found == settings.max_pairs:
+                break
+            i, j = (int(view) for view in candidates[candidate])
+            places = find_correspondences(views[i], views[j], settings.samples, settings.depth_tolerance)
+            if len(places[0]) >= settings.min_correspondences:
+                pairs.append(ViewPair(i, j, float(angles[candidate]), index, *places))
+                found += 1
+    if not pairs:
+        scenes = sorted({view.scene for view in views})
+        raise InputError(
+            f"no two of the {len(views)} views of {', '.join(scenes) or 'the test data'} show common points (at least "
+            f"{settings.min_correspondences} of {settings.samples} pixels); check that depth and poses are in the "
+            f"same unit of length."
+        )
+    return sorted(pairs, key=lambda pair: (pair.first, pair.second))
+
+
+def _candidates(views: Sequence[ConsistencyView]) -> tuple[Array, Array]:
+    """Pairs [P, 2] of views of the same scene, lower index first, and their angles [P]."""
+    scenes: dict[str, list[int]] = {}
+    for index, view in enumerate(views):
+        scenes.setdefault(view.scene, []).append(index)
+    pairs, angles = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    for members in scenes.values():
+        i, j = np.triu_indices(len(members), k=1)
+        pairs.append(np.asarray(members)[np.stack([i, j], axis=-1)])
+        angles.append(rotation_angles(np.stack([views[index].camera_to_world for index in members]))[i, j])
+    return np.concatenate(pairs), np.concatenate(angles)
+
+
+def _spread(count: int, pixels: int) -> Array:
+    """Indices of the pixels under the centres of `count` equal cells."""
+    indices: Array = ((np.arange(count) + 0.5) * pixels / count).astype(np.int64)
+    return indices

@@ -1,0 +1,151 @@
+"""fit3d-probe: what frozen features know, before and after fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from fit3d_finetune.hub import read_finetuned, require_original
+from fit3d_finetune.main import choose_device
+from fit3d_finetune.probing.datasets import read_data
+from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.probing.run import REPORT_FILE, TASKS, Probing, TaskName, default_arms, probe, write_results
+from fit3d_ns.backbone import BackboneConfig
+from fit3d_ns.console import CONSOLE, logger
+from fit3d_ns.errors import InputError, exits_on_input_error
+
+
+@dataclass
+class ProbeArguments:
+    """Linear probes, nearest neighbours and multi-view consistency of frozen features, arms side by side."""
+
+    test_data: tuple[str, ...]
+    """Where to test: scenes (transforms.json with depth_file_path, semantic_file_path), folders (images/,
+    annotations/, depth/), or camvid:…/camvid/val."""
+    train_data: tuple[str, ...] = ()
+    """Where probes are trained; consistency alone needs none."""
+    finetuned: Path | None = None
+    """A folder of fit3d-finetune: probes the original, the fine-tuned and both together."""
+    control: Path | None = None
+    """A folder of fit3d-finetune --targets mirror: adds the control without 3D."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """What to probe where no fine-tuned folder is given."""
+    tasks: tuple[TaskName, ...] = TASKS
+    """What to measure."""
+    protocol: ProtocolName = "fast"
+    """fast: whole images, minutes on a CPU; paper: the published windows, iterations and averaging."""
+    iterations: int | None = None
+    """Probe training steps instead of the protocol's (both tasks)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One probe of each arm per seed."""
+    max_depth: float = 10.0
+    """Metres; the bins end there and farther pixels do not count (80 for streets)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where backbones run."""
+    output_dir: Path = Path("probe")
+    """For results.json, tables as CSV, and report.html."""
+
+
+def run(arguments: ProbeArguments) -> ProbeResults:
+    """Do what the arguments say."""
+    check_iterations(arguments.iterations)
+    if not arguments.seeds:
+        raise InputError("--seeds is empty: give at least one.")
+    if arguments.max_depth <= 0:
+        raise InputError(f"--max-depth must be more than 0 m, not {arguments.max_depth}.")
+    protocol = PROTOCOLS[arguments.protocol]
+    if arguments.iterations is not None:
+        n = arguments.iterations
+        protocol = replace(
+            protocol,
+            segmentation_iterations=n,
+            segmentation_warmup=min(protocol.segmentation_warmup, n // 10),
+            depth_iterations=n,
+            depth_warmup=min(protocol.depth_warmup, n // 3),
+        )
+    if not arguments.test_data:
+        raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
+    data = read_data([*arguments.train_data, *arguments.test_data])
+    train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
+    if not train and set(arguments.tasks) != {"consistency"}:
+        raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")
+    backbones = _backbones(arguments)
+    results, examples = probe(
+        Probing(
+            backbones=backbones,
+            arms=default_arms(list(backbones)),
+            train=train or test,
+            test=test,
+            tasks=arguments.tasks,
+            protocol=protocol,
+            seeds=arguments.seeds,
+            device=choose_device(arguments.device),
+            max_depth=arguments.max_depth,
+        )
+    )
+    write_results(results, examples, arguments.output_dir)
+    CONSOLE.print(table(results))
+    for comparison in results.comparisons:
+        logger.info("%s", comparison.statement)
+    logger.info("Report: %s", arguments.output_dir / REPORT_FILE)
+    return results
+
+
+def table(results: ProbeResults) -> Table:
+    """The arms side by side: mean ± standard deviation over seeds."""
+    from statistics import mean, stdev
+
+    def spread(values: list[float], scale: float, digits: int) -> str:
+        text = f"{scale * mean(values):.{digits}f}"
+        return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
+
+    shown = Table(title=f"{len(results.test_images)} test images, protocol {results.protocol}")
+    columns: list[tuple[str, dict[str, str]]] = []
+    for title, metric, scale, digits in (("mIoU %", "miou", 100, 1), ("pixel acc. %", "pixel_accuracy", 100, 1)):
+        columns.append((title, {a: spread(getattr(r, metric), scale, digits) for a, r in results.segmentation.items()}))
+    for title, metric in (("RMSE m", "rmse"), ("AbsRel", "abs_rel"), ("δ < 1.25", "delta1")):
+        columns.append((title, {a: spread(getattr(r, metric), 1, 3) for a, r in results.depth.items()}))
+    columns.append(("kNN mIoU %", {a: f"{100 * r.miou:.1f}" for a, r in results.nearest_neighbours.items()}))
+    for title, metric in (("recall 30-60°", "recall"), ("cosine 30-60°", "cosine")):
+        cells = {a: f"{getattr(r, metric)[r.angle_edges.index(30)]:.3f}" for a, r in results.consistency.items()}
+        columns.append((title, cells))
+    columns = [(title, cells) for title, cells in columns if cells]
+    for title in ("arm", *(title for title, _ in columns)):
+        shown.add_column(title)
+    for arm in results.arms:
+        shown.add_row(arm.name, *(cells[arm.name] for _, cells in columns))
+    return shown
+
+
+def _backbones(arguments: ProbeArguments) -> dict[str, BackboneConfig]:
+    """By name: original, fine-tuned, 2D control, as far as they are given."""
+    if arguments.finetuned is None:
+        if arguments.control is not None:
+            raise InputError("--control needs --finetuned: give the folder of the fine-tuned backbone too.")
+        return {"original": arguments.backbone}
+    finetuned = read_finetuned(arguments.finetuned)
+    require_original(finetuned, arguments.finetuned)
+    backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned}
+    if arguments.control is not None:
+        control = read_finetuned(arguments.control)
+        if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
+            raise InputError(
+                f"--control {arguments.control} started from another backbone than --finetuned: give a pair."
+            )
+        backbones["2D control"] = control.finetuned
+    return backbones
+
+
+@exits_on_input_error
+def main() -> None:
+    """Console script `fit3d-probe`."""
+    run(tyro.cli(Annotated[ProbeArguments, tyro.conf.arg(name="")], prog="fit3d-probe"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Segmentation and depth metrics, as functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+VOID = 255
+COUNTED_SHARE = 0.002
+DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+
+
+def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Array:
+    """Pixels [true class, predicted class], int64; void pixels (255) are left out.
+
+    Args:
+        labels: class indices of any shape.
+        predicted: the same shape, all in 0..num_classes-1.
+        num_classes: number of classes.
+    """
+    valid = labels != VOID
+    index = labels[valid].astype(np.int64) * num_classes + predicted[valid]
+    return np.bincount(index, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def counted_classes(label_counts: Array) -> list[int]:
+    """Indices of the classes with at least 0.2 % of all labelled pixels; rarer ones say little.
+
+    Args:
+        label_counts: [K] pixels per class.
+    """
+    return [int(i) for i in np.flatnonzero(label_counts >= COUNTED_SHARE * label_counts.sum()) if label_counts[i] > 0]
+
+
+def iou_per_class(confusion: Array) -> Array:
+    """Intersection over union [K] in 0..1; NaN where a class is neither labelled nor predicted."""
+    found = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(0) + confusion.sum(1) - found
+    return np.divide(found, union, out=np.full(len(found), np.nan), where=union > 0)
+
+
+def pixel_accuracy(confusion: Array) -> float:
+    """Share of labelled pixels whose class was found; NaN if there are none."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def class_accuracy(confusion: Array, classes: Sequence[int]) -> float:
+    """Mean over `classes` of the share of their pixels that were found."""
+    found, labelled = np.diag(confusion)[list(classes)], confusion.sum(1)[list(classes)]
+    return float(np.nanmean(np.divide(found, labelled, out=np.full(len(classes), np.nan), where=labelled > 0)))
+
+
+def depth_metrics(depth: Array, predicted: Array, max_depth: float) -> dict[str, float]:
+    """Metrics of one image over pixels with a known depth of at most `max_depth`; NaN if there are none.
+
+    They are averaged over images afterwards, as is usual for NYUv2 and KITTI (Eigen et al., 2014). RMSE in metres,
+    deltas as shares of pixels whose ratio to the truth is below 1.25, 1.25^2 and 1.25^3.
+
+    Args:
+        depth: [H, W] metres, 0 where unknown.
+        predicted: [H, W] metres, positive.
+        max_depth: metres.
+    """
+    known = (depth > 0) & (depth <= max_depth)
+    if not known.any():
+        return dict.fromkeys(DEPTH_METRICS, float("nan"))
+    truth, guess = depth[known].astype(np.float64), predicted[known].astype(np.float64)
+    ratio = np.maximum(truth / guess, guess / truth)
+    return {
+        "rmse": float(np.sqrt(np.mean((truth - guess) ** 2))),
+        "abs_rel": float(np.mean(np.abs(truth - guess) / truth)),
+        "log10": float(np.mean(np.abs(np.log10(truth) - np.log10(guess)))),
+        **{f"delta{power}": float(np.mean(ratio < 1.25**power)) for power in (1, 2, 3)},
+    }

@@ -1,0 +1,301 @@
+"""One probing run: encode once, train all probes, measure everything, write results and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fit3d_finetune.probing.consistency import measure_consistency
+from fit3d_finetune.probing.datasets import LabelledImage, LabelledImages
+from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
+from fit3d_finetune.probing.encoding import (
+    EncodedWindows,
+    random_windows,
+    sliding_windows,
+    standardizations,
+    whole_images,
+)
+from fit3d_finetune.probing.metrics import counted_classes
+from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
+from fit3d_finetune.probing.protocol import Protocol
+from fit3d_finetune.probing.results import Arm, Comparison, Example, ProbeResults
+from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
+from fit3d_finetune.probing.significance import compare
+from fit3d_ns.atomic import atomic_file
+from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.console import logger
+from fit3d_ns.errors import InputError
+
+TaskName = Literal["segmentation", "depth", "nearest-neighbours", "consistency"]
+TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "nearest-neighbours", "consistency")
+RESULTS_FILE = "results.json"
+REPORT_FILE = "report.html"
+EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What to probe, on what, and how."""
+
+    backbones: dict[str, BackboneConfig]
+    arms: list[Arm]
+    train: list[LabelledImages]
+    test: list[LabelledImages]
+    tasks: tuple[TaskName, ...]
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    device: str = "cpu"
+    max_depth: float = 10.0
+
+
+def default_arms(backbones: Sequence[str]) -> list[Arm]:
+    """Each backbone alone, and the original together with each other one."""
+    arms = [Arm(name, (name,)) for name in backbones]
+    return arms + [Arm(f"original + {name}", ("original", name)) for name in backbones if name != "original"]
+
+
+def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
+    """Run all tasks; heads stay on the CPU, backbones run on `probing.device`.
+
+    Raises:
+        InputError: a task lacks its labels, depth or cameras.
+    """
+    train, test = _images(probing.train), _images(probing.test)
+    classes = probing.test[0].classes
+    _require_data(probing)
+    seconds: dict[str, float] = {}
+    results = ProbeResults(
+        protocol=probing.protocol.name,
+        seeds=list(probing.seeds),
+        arms=probing.arms,
+        backbones={name: backbone_fingerprint(config) for name, config in probing.backbones.items()},
+        train_data=[data.name for data in probing.train],
+        test_data=[data.name for data in probing.test],
+        test_images=[image.name for image in test],
+        classes=list(classes),
+        counted_classes=[],
+        versions={name: version(name) for name in ("fit3d", "torch", "timm")},
+    )
+    with _timed(seconds, "encoding"):
+        whole_train = EncodedWindows(train, whole_images(len(train)), probing.backbones, probing.device)
+        whole_test = EncodedWindows(test, whole_images(len(test)), probing.backbones, probing.device)
+    examples = [_example(test[i], i, whole_test, classes, probing) for i in _spread(len(test))]
+    at = {index: place for place, index in enumerate(_spread(len(test)))}
+
+    if "segmentation" in probing.tasks or "nearest-neighbours" in probing.tasks:
+        counts = sum(np.bincount(image.labels(len(classes)).ravel(), minlength=256)[: len(classes)] for image in test)
+        results = replace(results, counted_classes=counted_classes(np.asarray(counts)))
+        if not results.counted_classes:
+            raise InputError("no test image has a labelled pixel: give test data with labels.")
+    if "segmentation" in probing.tasks:
+        with _timed(seconds, "segmentation"):
+            scores = SegmentationScores(probing.arms, probing.seeds, len(classes))
+            for index, predicted in _segment(probing, train, test, whole_train, whole_test, len(classes)):
+                scores.add(test[index].labels(len(classes)), predicted)
+                if index in at:
+                    firsts = {arm.name: predicted[a][0] for a, arm in enumerate(probing.arms)}
+                    examples[at[index]].predicted_labels.update(firsts)
+        results = replace(results, segmentation=scores.results(results.counted_classes))
+    if "depth" in probing.tasks:
+        with _timed(seconds, "depth"):
+            depths = DepthScores(probing.arms, probing.seeds, probing.max_depth)
+            for index, predicted_depth in _estimate_depth(probing, train, test, whole_train, whole_test):
+                depths.add(test[index].depth(), predicted_depth)
+                if index in at:
+                    first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
+                    examples[at[index]].predicted_depth.update(first)
+        results = replace(results, depth=depths.results())
+    if "nearest-neighbours" in probing.tasks:
+        with _timed(seconds, "nearest neighbours"):
+            found = {
+                arm.name: nearest_neighbour_segmentation(
+                    _labelled_maps(arm, whole_train, train, len(classes)),
+                    _labelled_maps(arm, whole_test, test, len(classes)),
+                    len(classes),
+                    results.counted_classes,
+                )
+                for arm in probing.arms
+            }
+        results = replace(results, nearest_neighbours=found)
+    if "consistency" in probing.tasks:
+        with _timed(seconds, "consistency"):
+            views = [image.consistency_view(data.name) for data in probing.test for image in data.images]
+            maps = {arm.name: (lambda index, arm=arm: _concatenated(arm, whole_test, index)) for arm in probing.arms}
+            results = replace(results, consistency=measure_consistency(views, maps))
+    return replace(results, comparisons=_comparisons(results), seconds=seconds), examples
+
+
+def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
+    """results.json, the tables as CSV, and report.html."""
+    from fit3d_finetune.report import write_report
+
+    for name, rows in _tables(results).items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with atomic_file(folder / f"{name}.csv") as temporary:
+            temporary.write_text(text.getvalue())
+    write_report(results, examples, folder / REPORT_FILE)
+    results.save(folder / RESULTS_FILE)
+
+
+# ---- tasks
+
+
+def _segment(
+    probing: Probing,
+    train: list[LabelledImage],
+    test: list[LabelledImage],
+    whole_train: EncodedWindows,
+    whole_test: EncodedWindows,
+    num_classes: int,
+) -> Iterator[tuple[int, Any]]:
+    protocol = probing.protocol
+    if protocol.crop is not None:
+        windows = random_windows(train, protocol.crop, protocol.crops_per_image)
+        whole_train = EncodedWindows(train, windows, probing.backbones, probing.device)
+        windows = sliding_windows(test, protocol.crop, protocol.stride)
+        whole_test = EncodedWindows(test, windows, probing.backbones, probing.device)
+    statistics = standardizations(whole_train)
+    heads = train_segmentation(whole_train, statistics, probing.arms, num_classes, probing.seeds, protocol)
+    yield from predict_segmentation(heads, whole_test, statistics)
+
+
+def _estimate_depth(
+    probing: Probing,
+    train: list[LabelledImage],
+    test: list[LabelledImage],
+    whole_train: EncodedWindows,
+    whole_test: EncodedWindows,
+) -> Iterator[tuple[int, Any]]:
+    protocol = probing.protocol
+    if protocol.flip_test:
+        both = whole_images(len(train)) + whole_images(len(train), mirrored=True)
+        whole_train = EncodedWindows(train, both, probing.backbones, probing.device)
+        both = whole_images(len(test)) + whole_images(len(test), mirrored=True)
+        whole_test = EncodedWindows(test, both, probing.backbones, probing.device)
+    statistics = standardizations(whole_train)
+    heads = train_depth(whole_train, statistics, probing.arms, probing.seeds, protocol, probing.max_depth)
+    yield from predict_depth(heads, whole_test, statistics, protocol.depth_upsampling, probing.max_depth)
+
+
+def _labelled_maps(
+    arm: Arm, encoded: EncodedWindows, images: list[LabelledImage], num_classes: int
+) -> Iterator[tuple[Tensor, Any]]:
+    for index, image in enumerate(images):
+        yield _concatenated(arm, encoded, index), image.labels(num_classes)
+
+
+def _concatenated(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
+    return torch.cat([encoded.features(name, index) for name in arm.backbones], dim=-1)
+
+
+# ---- checks and summaries
+
+
+def _require_data(probing: Probing) -> None:
+    needs = {
+        "segmentation": ("labels", lambda data: data.has_labels, True),
+        "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
+        "depth": ("depth", lambda data: data.has_depth, True),
+        "consistency": ("depth and undistorted cameras", lambda data: data.has_depth and data.has_cameras, False),
+    }
+    if not probing.tasks:
+        raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
+    for task in probing.tasks:
+        what, has, in_training = needs[task]
+        for data in [*(probing.train if in_training else []), *probing.test]:
+            if not has(data):
+                raise InputError(
+                    f"--tasks {task} needs {what}, which {data.name} lacks: leave the task or the data out."
+                )
+
+
+def _comparisons(results: ProbeResults) -> list[Comparison]:
+    """Every arm against the first one, per image or pair, averaged over seeds."""
+    first, *others = [arm.name for arm in results.arms]
+    found: list[Comparison] = []
+    for arm in others:
+        if results.segmentation:
+            a, b = (_mean_over_seeds(results.segmentation[name].accuracy_per_image) for name in (arm, first))
+            found.append(compare("pixel accuracy", "%", arm, a, first, b))
+        if results.depth:
+            a, b = (_mean_over_seeds(results.depth[name].rmse_per_image) for name in (arm, first))
+            found.append(compare("RMSE", "m", arm, a, first, b, lower_is_better=True))
+        if results.nearest_neighbours:
+            c, d = (results.nearest_neighbours[name].accuracy_per_image for name in (arm, first))
+            found.append(compare("nearest-neighbour accuracy", "%", arm, c, first, d))
+        if results.consistency:
+            e, f = ([recall for _, recall in results.consistency[name].recall_per_pair] for name in (arm, first))
+            found.append(compare("correspondence recall", "%", arm, e, first, f))
+    return found
+
+
+def _mean_over_seeds(values: list[list[float]]) -> list[float]:
+    return np.mean(values, axis=0).tolist()
+
+
+def _tables(results: ProbeResults) -> dict[str, list[list[Any]]]:
+    """CSV tables by file name: a row per arm and seed, and per class."""
+    tables: dict[str, list[list[Any]]] = {}
+    parts: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("segmentation", results.segmentation),
+        ("depth", results.depth),
+    )
+    for name, part in parts:
+        if part:
+            metrics = [key for key, value in asdict(next(iter(part.values()))).items() if np.ndim(value) == 1]
+            rows = [
+                [arm, seed, *(getattr(result, metric)[s] for metric in metrics)]
+                for arm, result in part.items()
+                for s, seed in enumerate(results.seeds)
+            ]
+            tables[name] = [["arm", "seed", *metrics], *rows]
+    if results.consistency:
+        edges = next(iter(results.consistency.values())).angle_edges
+        rows = [
+            [arm, edges[i], edges[i + 1], result.recall[i], result.cosine[i], result.pairs[i]]
+            for arm, result in results.consistency.items()
+            for i in range(len(edges) - 1)
+        ]
+        tables["consistency"] = [["arm", "from_degrees", "to_degrees", "recall", "cosine", "pairs"], *rows]
+    return tables
+
+
+def _example(
+    image: LabelledImage, index: int, encoded: EncodedWindows, classes: Sequence[str], probing: Probing
+) -> Example:
+    with_labels = classes and image.label_path is not None
+    return Example(
+        name=image.name,
+        image=image.image(),
+        features={name: encoded.features(name, index) for name in encoded.maps},
+        labels=image.labels(len(classes)) if with_labels else None,
+        depth=image.depth() if image.depth_path is not None else None,
+    )
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(EXAMPLES, count))})
+
+
+def _images(data: Sequence[LabelledImages]) -> list[LabelledImage]:
+    return [image for part in data for image in part.images]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+    logger.info("%s: %.0f s", name, seconds[name])

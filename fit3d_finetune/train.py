@@ -1,0 +1,310 @@
+"""The fine-tuning loop: from exported scenes to a fine-tuned backbone on disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fit3d_finetune.card import model_card
+from fit3d_finetune.checkpoint import (
+    CHECKPOINT_FILE,
+    Progress,
+    differences,
+    read_progress,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from fit3d_finetune.hub import INFO_FILE, read_finetuned, save_finetuned
+from fit3d_finetune.loss import batch_loss
+from fit3d_finetune.novel_views import NovelView
+from fit3d_finetune.optimizer import build_optimizer, set_lr, tuned_parameters
+from fit3d_finetune.recipe import Recipe, lr_factor
+from fit3d_finetune.samples import Loader, Sample, Samples, steps_per_epoch
+from fit3d_finetune.scenes import Scene, view_refs
+from fit3d_finetune.target_files import TargetFolder
+from fit3d_finetune.targets import StoreKind, TargetKind, TargetStore
+from fit3d_finetune.tracking import Tracker, TrackerName, open_tracker, require_tracker
+from fit3d_ns.backbone import Backbone, BackboneConfig, load_backbone
+from fit3d_ns.console import logger, progress
+from fit3d_ns.errors import InputError
+from fit3d_ns.export_format import Split
+from fit3d_ns.feature_cache import default_cache_dir
+
+LOG_EVERY = 10
+MAX_VALIDATION_VIEWS = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning, ready to go."""
+
+    train_scenes: list[Scene]
+    val_scenes: list[Scene]
+    backbone: BackboneConfig
+    recipe: Recipe
+    output_dir: Path
+    targets: TargetKind = "gaussians"
+    seed: int = 0
+    device: str = "cpu"
+    target_cache_bytes: int = 20_000_000_000
+    tracker: TrackerName = "tensorboard"
+    grad_checkpointing: bool = False
+    save_seconds: float = 300.0
+    max_steps: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result; a checkpoint of another identity cannot be resumed."""
+        return {
+            "recipe": asdict(self.recipe),
+            "targets": self.targets,
+            "scenes": {scene.name: scene.gaussians_sha256 for scene in self.train_scenes},
+            "novel_views": sum(isinstance(view, NovelView) for scene in self.train_scenes for view in scene.views),
+            "val_scenes": {scene.name: scene.gaussians_sha256 for scene in self.val_scenes},
+            "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
+            "seed": self.seed,
+            "max_steps": self.max_steps,
+        }
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 (not an error)
+    """Training was asked to stop and did, after saving its state."""
+
+
+def finetune(run: Run) -> Path:
+    """Train, or go on where an earlier start of the same run stopped; returns the folder of the result.
+
+    Raises:
+        InputError: an earlier run with other options is in the output folder, no view to train on, or targets in
+            which no patch counts.
+        TrainingInterrupted: by SIGINT or SIGTERM, after saving.
+    """
+    identity, checkpoint = run.identity(), run.output_dir / CHECKPOINT_FILE
+    if _is_finished(run, identity):
+        logger.info("%s is finished already: nothing to do", run.output_dir)
+        return run.output_dir
+    require_tracker(run.tracker)
+    state = read_progress(checkpoint, identity) or Progress(0, identity, history=[], seconds=0.0, target_seconds=0.0)
+    train, validation = _samples(run)
+    backbone = load_backbone(run.backbone, run.device)
+    if run.grad_checkpointing:
+        backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
+    parameters = tuned_parameters(backbone)
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(name in parameters)
+    optimizer = build_optimizer(backbone, run.recipe)
+    torch.manual_seed(run.seed)
+    if state.step > 0:
+        restore_checkpoint(checkpoint, parameters, optimizer)
+        logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
+    tracker = open_tracker(run.tracker, run.output_dir / "logs", state.step, identity)
+    try:
+        state = _train(run, backbone, parameters, optimizer, train, validation, state, tracker)
+    finally:
+        tracker.close()
+    summary = _summary(run, state, len(train))
+    save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
+    checkpoint.unlink(missing_ok=True)
+    logger.info("Fine-tuned backbone: %s", run.output_dir)
+    return run.output_dir
+
+
+def _is_finished(run: Run, identity: dict[str, Any]) -> bool:
+    """Whether the output folder holds this run's result; `InputError` if nothing may be written there."""
+    folder = run.output_dir.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--output-dir {folder}: {existing} is no folder that can be written to; give another.")
+    if not (run.output_dir / INFO_FILE).is_file():
+        return False
+    different = differences(read_finetuned(run.output_dir).summary.get("run", {}), identity)
+    if different:
+        raise InputError(
+            f"{run.output_dir} holds a fine-tuned backbone that differs in {', '.join(different)}: give another "
+            "--output-dir."
+        )
+    return True
+
+
+def _train(
+    run: Run,
+    backbone: Backbone,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    train: Samples,
+    validation: dict[str, Samples],
+    state: Progress,
+    tracker: Tracker,
+) -> Progress:
+    recipe, checkpoint = run.recipe, run.output_dir / CHECKPOINT_FILE
+    epoch = steps_per_epoch(len(train), recipe.batch_size * recipe.accumulate)
+    total = epoch * recipe.epochs
+    stop = total if run.max_steps is None else min(total, run.max_steps)
+    history = list(state.history)
+    loader = Loader(train, recipe, run.seed, state.step, stop)
+    saved = time.perf_counter()
+    started = saved - state.seconds - train.target_seconds  # the targets of all views were made just before
+
+    def now(step: int) -> Progress:
+        seconds = time.perf_counter() - started
+        return Progress(step, state.run, history, seconds, state.target_seconds + train.target_seconds)
+
+    if not history:
+        history.append(_validate(run, backbone, validation, 0, tracker))
+    with progress("steps") as bar, _stop_requests() as stop_requested:
+        task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
+        for step, samples in loader:
+            lr = recipe.lr * lr_factor(step, total, recipe)
+            figures = _step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+            if step % LOG_EVERY == 0:
+                scalars = {name: float(value) for name, value in figures.items()}
+                tracker.log({f"train/{name}": value for name, value in scalars.items()} | {"train/lr": lr}, step)
+                bar.update(task, description=f"Fine-tuning (loss {scalars['loss']:.3f})")
+            bar.advance(task)
+            done = step + 1
+            if done % epoch == 0 or done == stop:
+                history.append(_validate(run, backbone, validation, done, tracker))
+            if done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds):
+                save_checkpoint(checkpoint, parameters, optimizer, now(done))
+                saved = time.perf_counter()
+                if stop_requested():
+                    raise TrainingInterrupted(f"stopped at step {done} of {stop}; the same command goes on from there")
+    finished = now(stop)
+    logger.info(
+        "%d steps in %.0f s; targets took %.1f %% of that, waiting for data %.1f ms a step",
+        stop,
+        finished.seconds,
+        100 * finished.target_seconds / finished.seconds,
+        1000 * loader.waited / max(1, stop - state.step),
+    )
+    return finished
+
+
+def _step(
+    backbone: Backbone,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    samples: list[Sample],
+    recipe: Recipe,
+    lr: float,
+) -> dict[str, torch.Tensor]:
+    """One optimiser step over all passes of an accumulated batch; its loss, cosine and gradient norm."""
+    set_lr(optimizer, lr)
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum, cosine_sum = torch.zeros(()), torch.zeros(())
+    for start in range(0, len(samples), recipe.batch_size):
+        batch = samples[start : start + recipe.batch_size]
+        loss, cosine = batch_loss(backbone, batch, recipe.loss)
+        share = len(batch) / len(samples)
+        (loss * share).backward()
+        loss_sum = loss_sum + loss.detach().cpu() * share
+        cosine_sum = cosine_sum + cosine.cpu() * share
+    norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+    if not bool(norm.isfinite()):
+        raise InputError(f"the training diverged (its gradient is {norm.item()}): lower --lr, or use --precision fp32.")
+    optimizer.step()
+    return {"loss": loss_sum, "cosine": cosine_sum, "grad_norm": norm}
+
+
+@torch.no_grad()
+def _validate(
+    run: Run, backbone: Backbone, validation: dict[str, Samples], step: int, tracker: Tracker
+) -> dict[str, float]:
+    """Mean loss and cosine over those held-out views, and views of held-out scenes, in which any patch counts."""
+    figures: dict[str, float] = {"step": float(step)}
+    for name, samples in validation.items():
+        spread = torch.linspace(0, len(samples) - 1, min(len(samples), MAX_VALIDATION_VIEWS)).round().int().tolist()
+        pairs = []
+        for i in spread:
+            sample = samples[i]
+            if bool(sample.weights.any()):
+                pairs.append(batch_loss(backbone, [sample], run.recipe.loss))
+        if not pairs:
+            continue
+        figures[f"{name}/loss"] = sum(float(loss) for loss, _ in pairs) / len(pairs)
+        figures[f"{name}/cosine"] = sum(float(cosine) for _, cosine in pairs) / len(pairs)
+        logger.info(
+            "Step %d, %s: loss %.4f, cosine %.4f", step, name, figures[f"{name}/loss"], figures[f"{name}/cosine"]
+        )
+    tracker.log({name: value for name, value in figures.items() if name != "step"}, step)
+    return figures
+
+
+def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
+    """Training samples, and validation samples by name: views held out of training scenes, and held-out scenes."""
+    folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
+
+    def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
+        made = TargetStore(scenes, folder, run.device, kind, run.backbone)
+        made.prepare()
+        return made
+
+    def samples(scenes: list[Scene], *splits: Split) -> Samples:
+        refs = [ref for split in splits for ref in view_refs(scenes, split)]
+        keep = run.recipe.keep_original
+        return Samples(refs, store(scenes, run.targets), store(scenes, "original") if keep > 0 else None, keep)
+
+    train = samples(run.train_scenes, "train")
+    if len(train) == 0:
+        raise InputError("the exports have no training views: export scenes with a training split.")
+    validation: dict[str, Samples] = {}
+    held_out = view_refs(run.train_scenes, "eval")
+    if held_out:
+        validation["held-out views"] = Samples(held_out, train.targets, train.originals, train.keep_original)
+    if run.val_scenes:
+        validation["held-out scenes"] = samples(run.val_scenes, "train", "eval")
+    logger.info(
+        "%d training views of %d scenes; validation on %s",
+        len(train),
+        len(run.train_scenes),
+        ", ".join(f"{len(part)} {name}" for name, part in validation.items()) or "nothing",
+    )
+    return train, validation
+
+
+def _summary(run: Run, state: Progress, training_views: int) -> dict[str, Any]:
+    return {
+        "run": state.run,
+        "training_views": training_views,
+        "steps": state.step,
+        "seconds": state.seconds,
+        "target_share": state.target_seconds / state.seconds,
+        "history": state.history,
+        "device": run.device,
+        "processor": platform.processor() or platform.machine(),
+        "versions": {name: _version(name) for name in ("fit3d", "torch", "timm", "gsplat")},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGINT and SIGTERM are remembered instead of acting at once, so that a step is never cut."""
+    received: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            handlers[number] = signal.signal(number, lambda received_number, _: received.append(received_number))
+        except ValueError:  # not the main thread: whoever runs us there decides about signals
+            break
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,171 @@
+# mypy: disable-error-code=no-untyped-def
+# Numba infers the types of these functions; shapes are in the docstrings.
+"""Blending weights averaged over the cells of a patch grid, as sparse rows, and products with them (Numba + BLAS).
+
+For one view, B[cell, i] = sum over pixels p of share[cell, p] w[p, i], with w the blending weights of the rasteriser
+(the same arithmetic: `_wide_kernels`) and share the part of the cell's mean that a pixel gives. A 16x16 tile touches
+few cells, so its part of B is one small matrix product per chunk of Gaussians; a cell then adds up its tiles. Nothing
+of the size of pixels x Gaussians is ever stored.
+
+Every sum is taken in an order that does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from fit3d_ns.rasterization._binning_kernels import STRIDE, TILE
+from fit3d_ns.rasterization._blend_kernels import F0, HALF, PIXELS, live_rows, start_tile
+from fit3d_ns.rasterization._wide_kernels import _STATE, _W, CHUNK, _weights
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tile_shares(x0, y0, size, rows, columns, share_y, share_x, mask):
+    """[256, cells]: what each pixel of a tile adds to the cells rows[0]..rows[1]-1 x columns[0]..columns[1]-1."""
+    width, height = size
+    across = columns[1] - columns[0]
+    shares = np.zeros((PIXELS, (rows[1] - rows[0]) * across), np.float32)
+    for r in range(min(TILE, height - y0)):
+        for j in range(min(TILE, width - x0)):
+            for cy in range(rows[0], rows[1]):
+                for cx in range(columns[0], columns[1]):
+                    shares[r * TILE + j, (cy - rows[0]) * across + cx - columns[0]] = (
+                        share_y[cy, y0 + r] * share_x[cx, x0 + j] * mask[y0 + r, x0 + j]
+                    )
+    return shares
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tile_range(start, stop, offsets, lists, packed, size, tile_w, cells_y, cells_x, share_y, share_x, mask, starts,
+                values):  # fmt: skip
+    width, height = size
+    state = np.empty(_STATE, np.float32)
+    live = np.empty(TILE, np.int64)
+    weights = np.empty((CHUNK, PIXELS), np.float32)
+    flat = weights.reshape(CHUNK * PIXELS)
+    chosen = np.empty(CHUNK, np.int64)
+    for tile in range(start, stop):
+        if offsets[tile] == offsets[tile + 1]:
+            continue
+        tx, ty = tile % tile_w, tile // tile_w
+        x0, y0 = tx * TILE, ty * TILE
+        start_tile(state, x0, y0, width, height)
+        shares = _tile_shares(x0, y0, size, cells_y[ty], cells_x[tx], share_y, share_x, mask)
+        cells = shares.shape[1]
+        product = np.empty((CHUNK, cells), np.float32)
+        fx0 = np.float32(x0) + HALF
+        fy0 = np.float32(y0) + HALF
+        at = offsets[tile]
+        while at < offsets[tile + 1] and live_rows(state, live) > 0:
+            m = 0
+            until = min(at + CHUNK, offsets[tile + 1])
+            for entry in range(at, until):
+                if (entry - at) % 32 == 31 and live_rows(state, live) == 0:
+                    break
+                if _weights(lists[entry] * STRIDE, packed, fx0, fy0, state, live):
+                    for j in range(PIXELS):
+                        flat[(m & (CHUNK - 1)) * PIXELS + j] = state[_W + j]
+                    chosen[m] = entry
+                    m += 1
+            at = until
+            if m > 0:
+                np.dot(weights[:m], shares, product[:m])
+                for e in range(m):
+                    to = starts[tile] + (chosen[e] - offsets[tile]) * cells
+                    for c in range(cells):
+                        values[to + c] = product[e, c]
+
+
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+def tile_weights(bounds, offsets, lists, packed, size, tile_w, cells_y, cells_x, share_y, share_x, mask, starts,
+                 values):  # fmt: skip
+    """Each tile's part of B: values[starts[tile]:], one row of cells per entry of the tile's list; zero on entry.
+
+    cells_y [tile rows, 2], cells_x [tile columns, 2]: the range of cells that a tile touches.
+    share_y [h, H], share_x [w, W]: what a pixel row or column adds to a cell row or column. mask [H, W].
+    """
+    for thread in prange(bounds.size - 1):
+        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        _tile_range(bounds[part], bounds[part + 1], offsets, lists, packed, size, tile_w, cells_y, cells_x, share_y,
+                    share_x, mask, starts, values)  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gather_row(cy, cx, offsets, lists, tile_w, tiles_y, tiles_x, cells_y, cells_x, starts, values, sums, met, found):
+    """Add up the tiles of one cell: `sums` of the packed Gaussians met[:n], in the order met; returns n."""
+    n = 0
+    for ty in range(tiles_y[cy, 0], tiles_y[cy, 1]):
+        for tx in range(tiles_x[cx, 0], tiles_x[cx, 1]):
+            tile = ty * tile_w + tx
+            across = cells_x[tx, 1] - cells_x[tx, 0]
+            cells = (cells_y[ty, 1] - cells_y[ty, 0]) * across
+            at = starts[tile] + (cy - cells_y[ty, 0]) * across + cx - cells_x[tx, 0]
+            for entry in range(offsets[tile], offsets[tile + 1]):
+                value = values[at]
+                at += cells
+                if value > F0:
+                    i = lists[entry]
+                    if not found[i]:
+                        found[i] = True
+                        sums[i] = F0
+                        met[n] = i
+                        n += 1
+                    sums[i] += value
+    for k in range(n):
+        found[met[k]] = False
+    return n
+
+
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+def cell_rows(parts, grid, ids, offsets, lists, tile_w, tiles_y, tiles_x, cells_y, cells_x, starts, values, indptr,
+              columns, data):  # fmt: skip
+    """Rows of B. With columns of size 0: counts into indptr[1:]; else indptr holds the offsets and rows are written.
+
+    tiles_y [h, 2], tiles_x [w, 2]: the range of tiles under a cell. ids [M]: index of each packed Gaussian.
+    """
+    h, w = grid
+    for thread in prange(parts):
+        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        sums = np.empty(ids.size, np.float32)
+        met = np.empty(ids.size, np.int32)
+        found = np.zeros(ids.size, np.bool_)
+        for cell in range(h * w * part // parts, h * w * (part + 1) // parts):
+            n = _gather_row(cell // w, cell % w, offsets, lists, tile_w, tiles_y, tiles_x, cells_y, cells_x, starts,
+                            values, sums, met, found)  # fmt: skip
+            if columns.size == 0:
+                indptr[cell + 1] = n
+            else:
+                to = indptr[cell]
+                for k in range(n):
+                    columns[to + k] = ids[met[k]]
+                    data[to + k] = sums[met[k]]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _multiply_range(start, stop, indptr, indices, data, dense, out):
+    channels = dense.shape[1]
+    for row in range(start, stop):
+        for c in range(channels):
+            out[row, c] = F0
+        at, end = indptr[row], indptr[row + 1]
+        # Four terms at a time: the row of sums is loaded and stored a quarter as often.
+        while at + 4 <= end:
+            a, b, d, e = indices[at], indices[at + 1], indices[at + 2], indices[at + 3]
+            va, vb, vd, ve = data[at], data[at + 1], data[at + 2], data[at + 3]
+            for c in range(channels):
+                out[row, c] += (va * dense[a, c] + vb * dense[b, c]) + (vd * dense[d, c] + ve * dense[e, c])
+            at += 4
+        while at < end:
+            a, va = indices[at], data[at]
+            for c in range(channels):
+                out[row, c] += va * dense[a, c]
+            at += 1
+
+
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+def multiply(bounds, indptr, indices, data, dense, out):
+    """out [R, D] = a sparse matrix [R, M] (CSR) times dense [M, D]; bounds: row ranges of the threads."""
+    for thread in prange(bounds.size - 1):
+        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        _multiply_range(bounds[part], bounds[part + 1], indptr, indices, data, dense, out)

@@ -1,0 +1,265 @@
+"""Lifting a backbone's features into any scene of Gaussians with posed photos: splats and views in, an export out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint, input_size
+from fit3d_ns.console import logger
+from fit3d_ns.errors import InputError
+from fit3d_ns.export_format import BackboneInfo, RasterizeMode, SceneInfo, ViewInfo, resolve
+from fit3d_ns.feature_cache import extract_feature_maps
+from fit3d_ns.feature_lift import LiftedFeatures, fit_space, lift_feature_maps
+from fit3d_ns.gaussians import FeatureGaussians
+from fit3d_ns.images import load_image, load_mask
+from fit3d_ns.lens import undistort, undistort_mask
+from fit3d_ns.lifting import DEFAULT_OPTIONS, LiftOptions
+from fit3d_ns.patch_grid import pool_to_patch_grid
+from fit3d_ns.patch_operator import NEAR_PLANE, Geometry, View, cell_weights, patch_operator
+from fit3d_ns.ply import Splats
+from fit3d_ns.rasterization import rasterization
+
+REPORT_FILE = "lifting.json"
+"""Beside the export: how the features came about."""
+
+FEWEST_SEEN = 0.02
+"""Less than this share of Gaussians in view means that Gaussians and cameras are not in the same frame."""
+
+
+LEAST_PSNR = 12.0
+"""Below this many dB between rendered and true colours, Gaussians and photos hardly belong together."""
+
+_COMPARED_VIEWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LiftScene:
+    """Gaussians without features, and the photos to take features from."""
+
+    name: str
+    splats: Splats
+    views: tuple[ViewInfo, ...]
+    """Their `grid` does not matter: it follows from the backbone."""
+    images_root: Path
+    units: str
+    transform: np.ndarray
+    """[3, 4], as in `SceneInfo`."""
+    scale: float
+    rasterize_mode: RasterizeMode
+
+
+def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple[LiftScene, BackboneInfo]:
+    """The scene of an export folder, and the backbone whose features it holds.
+
+    Raises:
+        InputError: the export or its images are not as they should be.
+    """
+    gaussians = FeatureGaussians.load(directory, images_root)
+    names = [field.name for field in dataclasses.fields(Splats)]
+    scene = gaussians.scene
+    splats = Splats(**{name: getattr(gaussians, name).numpy() for name in names})
+    root = Path(scene.images_root)
+    return LiftScene(
+        scene.scene, splats, scene.views, root, scene.units, scene.transform, scene.scale, scene.rasterize_mode
+    ), scene.backbone
+
+
+def lift_scene(
+    scene: LiftScene,
+    config: BackboneConfig,
+    feature_dim: int | None = 64,
+    options: LiftOptions = DEFAULT_OPTIONS,
+    device: torch.device | str = "cpu",
+    cache_dir: Path | None = None,
+) -> tuple[FeatureGaussians, dict[str, Any]]:
+    """Lift the backbone's features of the training views into the scene's Gaussians.
+
+    Args:
+        scene: Gaussians and views.
+        config: the backbone.
+        feature_dim: channels per Gaussian (principal components), or None for all of the backbone's.
+        options: of the solver.
+        device: where the backbone runs and the features are solved.
+        cache_dir: of feature maps, see `extract_feature_maps`.
+
+    Returns:
+        The scene with features, on the CPU, and a report for `REPORT_FILE`.
+
+    Raises:
+        InputError: no training views, or Gaussians that hardly any of them sees.
+    """
+    identity = backbone_fingerprint(config)
+    views = {split: [view for view in scene.views if view.split == split] for split in ("train", "eval")}
+    if not views["train"]:
+        raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
+    photos = {split: _Photos(part, scene.images_root) for split, part in views.items()}
+    maps = {
+        split: extract_feature_maps(images, config, cache_dir, device, [view.path for view in images.views])
+        for split, images in photos.items()
+    }
+    cameras = {
+        split: [
+            _camera(view, grid, scene.images_root, identity)
+            for view, grid in zip(part, maps[split].grid_sizes, strict=True)
+        ]
+        for split, part in views.items()
+    }
+    splats = {field.name: torch.from_numpy(getattr(scene.splats, field.name)) for field in dataclasses.fields(Splats)}
+    geometry = Geometry(
+        splats["means"], splats["quats"], splats["scales"], splats["opacities"], scene.rasterize_mode
+    ).to(device)
+    psnr = _color_psnr(geometry, splats["sh"].to(device), photos["train"], cameras["train"])
+    if psnr < LEAST_PSNR:
+        logger.warning(
+            "The Gaussians of %s render to %.1f dB of its photos: they may not be in the cameras' frame, and features "
+            "are worth nothing then. Give the capture that they were trained on (for a .ply that nerfstudio exported "
+            "also --dataparser-transforms).",
+            scene.name,
+            psnr,
+        )
+    start = time.monotonic()
+    space = fit_space(maps["train"], feature_dim)
+    logger.info(
+        "Features: %d channels of %d, which hold %.1f %% of the variance.",
+        len(space.scales),
+        len(space.mean),
+        100 * space.explained,
+    )
+    lifted = lift_feature_maps(geometry, cameras["train"], maps["train"], space, options)
+    seconds = time.monotonic() - start
+    seen = float(lifted.seen.float().mean())
+    if seen < FEWEST_SEEN:
+        raise InputError(
+            f"the views of {scene.name} see {100 * seen:.1f} % of its Gaussians: Gaussians and cameras are not in the "
+            "same frame; give the capture that the Gaussians were trained on (for a .ply that nerfstudio exported also "
+            "--dataparser-transforms)."
+        )
+    report = {
+        "views": len(views["train"]),
+        "feature_dim": len(space.scales),
+        "explained_variance": space.explained,
+        "gaussians": len(geometry),
+        "psnr": psnr,
+        "unseen_gaussians": int((~lifted.seen).sum()),
+        "iterations": lifted.iterations,
+        "cosine": lifted.cosine,
+        "seconds": round(seconds, 3),
+        "options": dataclasses.asdict(options),
+    }
+    if views["eval"]:
+        report["held_out_cosine"] = held_out_cosine(geometry, lifted, cameras["eval"], maps["eval"])
+        logger.info("Held-out views: cosine %.3f.", report["held_out_cosine"])
+    grids = {
+        id(view): grid for split, part in views.items() for view, grid in zip(part, maps[split].grid_sizes, strict=True)
+    }
+    info = SceneInfo(
+        scene=scene.name,
+        backbone=BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__}),
+        decoder="linear",
+        decoder_resolution="patch",
+        num_gaussians=len(geometry),
+        feature_dim=len(space.scales),
+        channels=len(space.mean),
+        units=scene.units,
+        transform=scene.transform,
+        scale=scene.scale,
+        rasterize_mode=scene.rasterize_mode,
+        images_root=str(scene.images_root),
+        views=tuple(dataclasses.replace(view, grid=grids[id(view)]) for view in scene.views),
+    )
+    return FeatureGaussians(**splats, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
+
+
+def report_bytes(report: dict[str, Any]) -> bytes:
+    """The content of `REPORT_FILE`."""
+    return (json.dumps(report, indent=1) + "\n").encode()
+
+
+def held_out_cosine(geometry: Geometry, lifted: LiftedFeatures, views: Sequence[View], maps: Sequence[Tensor]) -> float:
+    """Mean cosine between rendered and true features of `views` over all cells that count."""
+    space = lifted.space.to(lifted.features.device)
+    weights = cell_weights(views, lifted.features.device)
+    rendered = patch_operator(geometry, views).apply(lifted.features * space.scales)
+    true = torch.cat([values.to(rendered.device, torch.float32).reshape(-1, len(space.mean)) for values in maps])
+    cosines = F.cosine_similarity(space.decode(rendered), true, dim=-1)
+    return float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
+
+
+@torch.no_grad()
+def _color_psnr(geometry: Geometry, sh: Tensor, photos: Sequence[np.ndarray], views: Sequence[View]) -> float:
+    """PSNR (dB) of a few rendered views, their errors pooled; sh: [N, K, 3]."""
+    errors = []
+    for index in range(0, len(views), -(-len(views) // _COMPARED_VIEWS)):
+        view = views[index]
+        image, _, _ = rasterization(
+            geometry.means,
+            geometry.quats,
+            geometry.scales,
+            geometry.opacities,
+            sh,
+            view.world_to_camera.to(sh)[None],
+            view.K.to(sh)[None],
+            view.width,
+            view.height,
+            near_plane=NEAR_PLANE,
+            sh_degree={1: 0, 4: 1, 9: 2, 16: 3}[sh.shape[1]],
+            rasterize_mode=geometry.rasterize_mode,
+        )
+        photo = cv2.resize(photos[index], (view.width, view.height), interpolation=cv2.INTER_AREA)
+        errors.append((image[0].clamp(0, 1).cpu() - torch.from_numpy(photo) / 255).square().mean())
+    return float(-10 * torch.log10(torch.stack(errors).mean().clamp_min(1e-10)))
+
+
+class _Photos(Sequence[np.ndarray]):
+    """The undistorted photos of views, uint8 RGB, read when asked for."""
+
+    def __init__(self, views: Sequence[ViewInfo], root: Path) -> None:
+        self.views, self.root = views, root
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        view = self.views[index]
+        image = load_image(resolve(view.path, self.root))
+        if image.shape[:2] != (view.height, view.width):
+            raise InputError(
+                f"image {resolve(view.path, self.root)} is {image.shape[1]}x{image.shape[0]} where its camera says "
+                f"{view.width}x{view.height}; restore the image that the scene was made from."
+            )
+        return np.ascontiguousarray(undistort(image, view.K, view.distortion, view.camera_model)[0])
+
+
+def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> View:
+    """The view at the size that the backbone sees it: every patch is then a square of whole pixels."""
+    K, width, height = view.pinhole()
+    seen_height, seen_width = input_size(height, width, identity["patch_size"], identity["max_size"])
+    K = np.diag([seen_width / width, seen_height / height, 1.0]) @ K
+    mask = None
+    if view.mask_path is not None:
+        pixels = undistort_mask(load_mask(resolve(view.mask_path, root)), view.K, view.distortion, view.camera_model)
+        share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (seen_height, seen_width))
+        mask = share[..., 0]
+    pose = torch.from_numpy(view.world_to_camera)
+    return View(pose.float(), torch.from_numpy(K).float(), seen_width, seen_height, grid, mask)
