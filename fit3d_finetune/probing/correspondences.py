@@ -125,7 +125,8 @@ def find_correspondences(
     inside = (points[2] > 0) & (u >= 0) & (u < W2) & (v >= 0) & (v < H2)
     x, y, u, v, depth = x[inside], y[inside], u[inside], v[inside], points[2][inside]
     seen = second.depth[v.astype(np.int64), u.astype(np.int64)].astype(np.float64)
-    visible = (seen > 0) & (np.abs(depth - seen) <= depth_tolerance * seen)
+    # Unknown depth, 0, is near no depth; infinity would be within its own tolerance of all.
+    visible = np.isfinite(seen) & (np.abs(depth - seen) <= depth_tolerance * seen)
     places_first = np.stack([x / W, y / H], axis=-1)[visible]
     places_second = np.stack([u / W2, v / H2], axis=-1)[visible]
     return places_first, places_second

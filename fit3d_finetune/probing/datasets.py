@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from fit3d_finetune.probing.correspondences import ConsistencyView
+from fit3d_finetune.probing.labelled_images import LabelledImage, LabelledImages, PinholeCamera
+from fit3d_finetune.probing.metrics import VOID
 from fit3d_ns.errors import InputError
-from fit3d_ns.images import load_image, read_header
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-VOID = 255
-# Metres. Indoor and street scenes lie well within; millimetres read as metres do not, nor do the reverse.
-PLAUSIBLE_DEPTH = (0.05, 200.0)
+# nerfstudio's names of cameras that are pinhole cameras where their distortion is zero.
+PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -33,7 +28,9 @@ def read_posed_scene(path: Path) -> LabelledImages:
     Cameras are kept where there is no lens distortion: correspondences need pinhole images.
     """
     transforms = _read_json(path / "transforms.json")
-    frames = transforms.get("frames") or []
+    frames = transforms.get("frames") if isinstance(transforms, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) and "file_path" in frame for frame in frames):
+        raise InputError(f"{path / 'transforms.json'} is no nerfstudio capture: it must list frames with a file_path.")
     scale = float(transforms.get("depth_unit_scale_factor", 1e-3))
     images = []
     for frame in sorted(frames, key=lambda frame: str(frame["file_path"])):
@@ -129,6 +126,8 @@ def _require_files(data: LabelledImages, place: str) -> None:
 
 
 def _pinhole(camera: dict[str, Any]) -> PinholeCamera | None:
+    if camera.get("camera_model", "OPENCV") not in PERSPECTIVE_MODELS:
+        return None
     if any(float(camera.get(name, 0)) != 0 for name in ("k1", "k2", "k3", "k4", "p1", "p2")):
         return None
     try:
@@ -139,7 +138,8 @@ def _pinhole(camera: dict[str, Any]) -> PinholeCamera | None:
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0, 0, 0, 1]])
     # From nerfstudio's axes (y up, looking along -z) to OpenCV's.
-    return PinholeCamera(K, pose @ np.diag([1.0, -1.0, -1.0, 1.0]))
+    pose = pose @ np.diag([1.0, -1.0, -1.0, 1.0])
+    return PinholeCamera(K, pose, (int(camera["h"]), int(camera["w"])) if "h" in camera and "w" in camera else None)
 
 
 def _read_classes(folder: Path, required: bool) -> tuple[str, ...]:
@@ -151,6 +151,8 @@ def _read_classes(folder: Path, required: bool) -> tuple[str, ...]:
     names = _read_json(path)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} must be a list of class names in index order.")
+    if len(names) > VOID:
+        raise InputError(f"{path} lists {len(names)} classes; at most {VOID} can be probed (index {VOID} is void).")
     return tuple(names)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fit3d_finetune.probing.datasets import LabelledImage
+from fit3d_finetune.probing.labelled_images import LabelledImage
 from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.feature_cache import FeatureMaps, extract_feature_maps
 
@@ -132,7 +132,9 @@ def standardizations(encoded: EncodedWindows) -> dict[str, Standardization]:
                 total, squares, count = total + rows.sum(0), squares + rows.square().sum(0), count + len(rows)
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
-            found[key] = Standardization(mean.float(), std.clamp_min(1e-5).float())
+            # A channel that never varied in training (class tokens of one image) tells nothing: dividing by next to
+            # nothing would only let it drown all others at test time.
+            found[key] = Standardization(mean.float(), std.where(std > 1e-5, 1.0).float())
     return found
 
 

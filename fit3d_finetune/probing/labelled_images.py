@@ -26,6 +26,8 @@ class PinholeCamera:
 
     K: Array
     camera_to_world: Array
+    size: tuple[int, int] | None = None
+    """(height, width) of the images that K belongs to, if it is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,17 @@ class LabelledImage:
         return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
 
     def consistency_view(self, scene: str) -> ConsistencyView:
-        """Its geometry, for multi-view consistency."""
+        """Its geometry, for multi-view consistency.
+
+        Raises:
+            InputError: the camera belongs to an image of another size, or the depth cannot be read.
+        """
         assert self.camera is not None
+        if self.camera.size not in (None, self.size()):
+            raise InputError(
+                f"{self.path} is {self.size()[1]}x{self.size()[0]}, but its camera in transforms.json is for "
+                f"{self.camera.size[1]}x{self.camera.size[0]}: give the images that belong to it."
+            )
         return ConsistencyView(self.depth(), self.camera.K, self.camera.camera_to_world, scene)
 
     def _require_size(self, values: Array, path: Path) -> None:

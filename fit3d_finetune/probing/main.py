@@ -11,10 +11,11 @@ from rich.table import Table
 
 from fit3d_finetune.hub import read_finetuned, require_original
 from fit3d_finetune.main import choose_device
+from fit3d_finetune.probing.checks import TASKS, TaskName
 from fit3d_finetune.probing.datasets import read_data
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import ProbeResults
-from fit3d_finetune.probing.run import REPORT_FILE, TASKS, Probing, TaskName, default_arms, probe, write_results
+from fit3d_finetune.probing.run import REPORT_FILE, Probing, default_arms, probe, write_results
 from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.console import CONSOLE, logger
 from fit3d_ns.errors import InputError, exits_on_input_error
@@ -56,8 +57,8 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     check_iterations(arguments.iterations)
     if not arguments.seeds:
         raise InputError("--seeds is empty: give at least one.")
-    if arguments.max_depth <= 0:
-        raise InputError(f"--max-depth must be more than 0 m, not {arguments.max_depth}.")
+    if not 0 < arguments.max_depth < float("inf"):
+        raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.iterations is not None:
         n = arguments.iterations
@@ -68,11 +69,13 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             depth_iterations=n,
             depth_warmup=min(protocol.depth_warmup, n // 3),
         )
+    if not arguments.tasks:
+        raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
         raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
     data = read_data([*arguments.train_data, *arguments.test_data])
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
-    if not train and set(arguments.tasks) != {"consistency"}:
+    if not train and {*arguments.tasks} - {"consistency"}:
         raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")
     backbones = _backbones(arguments)
     results, examples = probe(
@@ -115,7 +118,9 @@ def table(results: ProbeResults) -> Table:
         cells = {a: f"{getattr(r, metric)[r.angle_edges.index(30)]:.3f}" for a, r in results.consistency.items()}
         columns.append((title, cells))
     columns = [(title, cells) for title, cells in columns if cells]
-    for title in ("arm", *(title for title, _ in columns)):
+    # Names stay whole where the terminal is narrow; figures wrap.
+    shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
+    for title, _ in columns:
         shown.add_column(title)
     for arm in results.arms:
         shown.add_row(arm.name, *(cells[arm.name] for _, cells in columns))

@@ -15,15 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.probing.metrics import (
+    VOID,
+    confusion_matrix,
+    counted_classes,
+    iou_per_class,
+    pixel_accuracy,
+)
 from fit3d_finetune.probing.results import NearestNeighbourResult
 from fit3d_ns.errors import InputError
 from fit3d_ns.patch_grid import upsample_to_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VOID = 255
 TEMPERATURE = 0.07
-COUNTED_SHARE = 0.002
 _CHUNK = 1 << 24
 """Elements of the largest temporary tensors."""
 
@@ -32,7 +37,7 @@ def nearest_neighbour_segmentation(
     train: Iterable[tuple[Tensor, Array]],
     test: Iterable[tuple[Tensor, Array]],
     num_classes: int,
-    counted_classes: Sequence[int] | None = None,
+    counted: Sequence[int] | None = None,
     k: int = 20,
     max_train_patches: int = 20_000,
     seed: int = 0,
@@ -45,7 +50,7 @@ def nearest_neighbour_segmentation(
         train: features [h, w, C] (any device) and labels [H, W] (class index, 255 = void) of training images.
         test: the same of test images.
         num_classes: number of classes.
-        counted_classes: the classes that mIoU averages; None: those with 0.2 % of the labelled test pixels.
+        counted: the classes that mIoU averages; None: those with 0.2 % of the labelled test pixels.
         k: neighbours per patch.
         max_train_patches: size of a random sample of training patches. It depends on labels, their order and
             `seed` only, so that all arms see the same patches.
@@ -60,20 +65,19 @@ def nearest_neighbour_segmentation(
     for map, labels in test:
         scores = neighbour_scores(map, features, classes, num_classes, k)
         predicted = upsample_argmax(scores, *labels.shape)
-        counts = _confusion(labels, predicted, num_classes)
+        counts = confusion_matrix(labels, predicted, num_classes)
         confusion += counts
-        accuracies.append(_ratio(np.trace(counts), counts.sum()))
+        accuracies.append(pixel_accuracy(counts))
     if confusion.sum() == 0:
         raise InputError("no test image has a labelled pixel; give test data with labels.")
-    found, labelled, claimed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    iou = [_ratio(hit, union) for hit, union in zip(found, labelled + claimed - found, strict=True)]
-    if counted_classes is None:
-        counted_classes = np.flatnonzero(labelled >= COUNTED_SHARE * labelled.sum()).tolist()
+    iou = iou_per_class(confusion)
+    if counted is None:
+        counted = counted_classes(confusion.sum(axis=1))
     return NearestNeighbourResult(
         k=k,
-        miou=float(np.nanmean([iou[index] for index in counted_classes])),
-        pixel_accuracy=_ratio(found.sum(), confusion.sum()),
-        iou_per_class=iou,
+        miou=float(np.nanmean(iou[list(counted)])),
+        pixel_accuracy=pixel_accuracy(confusion),
+        iou_per_class=iou.tolist(),
         accuracy_per_image=accuracies,
     )
 
@@ -164,14 +168,3 @@ def _lowest(parts: list[tuple[Tensor, Tensor, Tensor]], count: int) -> tuple[Ten
     rows, classes, draws = (torch.cat([part[i] for part in parts]) for i in range(3))
     best = draws.argsort()[:count]
     return rows[best.to(rows.device)], classes[best], draws[best]
-
-
-def _confusion(labels: Array, predicted: Array, num_classes: int) -> Array:
-    """Pixels [true class, predicted class]; void pixels are left out."""
-    valid = labels != VOID
-    index = labels[valid].astype(np.int64) * num_classes + predicted[valid]
-    return np.bincount(index, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _ratio(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole else float("nan")

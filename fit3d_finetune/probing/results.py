@@ -157,6 +157,9 @@ class ProbeResults:
             data["arms"] = [Arm(arm["name"], tuple(arm["backbones"])) for arm in data["arms"]]
             for name, kind in _PARTS.items():
                 data[name] = {arm: kind(**_with_nan(values)) for arm, values in data[name].items()}
+            for arm, found in data["consistency"].items():
+                pairs = [(angle, recall) for angle, recall in found.recall_per_pair]  # JSON knows no tuples
+                data["consistency"][arm] = dataclasses.replace(found, recall_per_pair=pairs)
             data["comparisons"] = [Comparison(**_with_nan(values)) for values in data["comparisons"]]
             return ProbeResults(**data)
         except OSError as error:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fit3d_finetune.probing.checks import TaskName, check_depth, count_labels, require_data
 from fit3d_finetune.probing.consistency import measure_consistency
-from fit3d_finetune.probing.datasets import LabelledImage, LabelledImages
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.encoding import (
     EncodedWindows,
@@ -26,19 +24,17 @@ from fit3d_finetune.probing.encoding import (
     standardizations,
     whole_images,
 )
+from fit3d_finetune.probing.labelled_images import LabelledImage, LabelledImages
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
 from fit3d_finetune.probing.protocol import Protocol
 from fit3d_finetune.probing.results import Arm, Comparison, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare
-from fit3d_ns.atomic import atomic_file
+from fit3d_finetune.probing.tables import write_tables
 from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.console import logger
-from fit3d_ns.errors import InputError
 
-TaskName = Literal["segmentation", "depth", "nearest-neighbours", "consistency"]
-TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "nearest-neighbours", "consistency")
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
 EXAMPLES = 4
@@ -58,6 +54,15 @@ class Probing:
     device: str = "cpu"
     max_depth: float = 10.0
 
+    @property
+    def trains_on_whole_images(self) -> bool:
+        """Whether a task needs the features of whole, unmirrored training images."""
+        return (
+            "nearest-neighbours" in self.tasks
+            or ("segmentation" in self.tasks and self.protocol.crop is None)
+            or ("depth" in self.tasks and not self.protocol.flip_test)
+        )
+
 
 def default_arms(backbones: Sequence[str]) -> list[Arm]:
     """Each backbone alone, and the original together with each other one."""
@@ -69,11 +74,12 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     """Run all tasks; heads stay on the CPU, backbones run on `probing.device`.
 
     Raises:
-        InputError: a task lacks its labels, depth or cameras.
+        InputError: a task lacks its labels, depth or cameras, or files are not fit for it.
     """
     train, test = _images(probing.train), _images(probing.test)
     classes = probing.test[0].classes
-    _require_data(probing)
+    require_data(probing.tasks, probing.train, probing.test)
+    counted = _check_files(probing)
     seconds: dict[str, float] = {}
     results = ProbeResults(
         protocol=probing.protocol.name,
@@ -84,20 +90,22 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
         test_data=[data.name for data in probing.test],
         test_images=[image.name for image in test],
         classes=list(classes),
-        counted_classes=[],
+        counted_classes=counted,
         versions={name: version(name) for name in ("fit3d", "torch", "timm")},
     )
     with _timed(seconds, "encoding"):
-        whole_train = EncodedWindows(train, whole_images(len(train)), probing.backbones, probing.device)
+        windows = whole_images(len(train)) if probing.trains_on_whole_images else []
+        whole_train = EncodedWindows(train, windows, probing.backbones, probing.device)
         whole_test = EncodedWindows(test, whole_images(len(test)), probing.backbones, probing.device)
     examples = [_example(test[i], i, whole_test, classes, probing) for i in _spread(len(test))]
     at = {index: place for place, index in enumerate(_spread(len(test)))}
 
-    if "segmentation" in probing.tasks or "nearest-neighbours" in probing.tasks:
-        counts = sum(np.bincount(image.labels(len(classes)).ravel(), minlength=256)[: len(classes)] for image in test)
-        results = replace(results, counted_classes=counted_classes(np.asarray(counts)))
-        if not results.counted_classes:
-            raise InputError("no test image has a labelled pixel: give test data with labels.")
+    # First: views that show nothing in common are found before hours of training.
+    if "consistency" in probing.tasks:
+        with _timed(seconds, "consistency"):
+            views = [image.consistency_view(data.name) for data in probing.test for image in data.images]
+            maps = {arm.name: (lambda index, arm=arm: _concatenated(arm, whole_test, index)) for arm in probing.arms}
+            results = replace(results, consistency=measure_consistency(views, maps))
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
             scores = SegmentationScores(probing.arms, probing.seeds, len(classes))
@@ -128,11 +136,6 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
                 for arm in probing.arms
             }
         results = replace(results, nearest_neighbours=found)
-    if "consistency" in probing.tasks:
-        with _timed(seconds, "consistency"):
-            views = [image.consistency_view(data.name) for data in probing.test for image in data.images]
-            maps = {arm.name: (lambda index, arm=arm: _concatenated(arm, whole_test, index)) for arm in probing.arms}
-            results = replace(results, consistency=measure_consistency(views, maps))
     return replace(results, comparisons=_comparisons(results), seconds=seconds), examples
 
 
@@ -140,11 +143,7 @@ def write_results(results: ProbeResults, examples: list[Example], folder: Path) 
     """results.json, the tables as CSV, and report.html."""
     from fit3d_finetune.report import write_report
 
-    for name, rows in _tables(results).items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        with atomic_file(folder / f"{name}.csv") as temporary:
-            temporary.write_text(text.getvalue())
+    write_tables(results, folder)
     write_report(results, examples, folder / REPORT_FILE)
     results.save(folder / RESULTS_FILE)
 
@@ -203,22 +202,16 @@ def _concatenated(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
 # ---- checks and summaries
 
 
-def _require_data(probing: Probing) -> None:
-    needs = {
-        "segmentation": ("labels", lambda data: data.has_labels, True),
-        "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
-        "depth": ("depth", lambda data: data.has_depth, True),
-        "consistency": ("depth and undistorted cameras", lambda data: data.has_depth and data.has_cameras, False),
-    }
-    if not probing.tasks:
-        raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
-    for task in probing.tasks:
-        what, has, in_training = needs[task]
-        for data in [*(probing.train if in_training else []), *probing.test]:
-            if not has(data):
-                raise InputError(
-                    f"--tasks {task} needs {what}, which {data.name} lacks: leave the task or the data out."
-                )
+def _check_files(probing: Probing) -> list[int]:
+    """Read all files that the tasks need; the classes that means go over (none where no task needs labels)."""
+    if "depth" in probing.tasks:
+        check_depth(probing.train, probing.max_depth, "training")
+        check_depth(probing.test, probing.max_depth, "test")
+    if not {"segmentation", "nearest-neighbours"} & {*probing.tasks}:
+        return []
+    num_classes = len(probing.test[0].classes)
+    count_labels(probing.train, num_classes, "training")
+    return counted_classes(count_labels(probing.test, num_classes, "test"))
 
 
 def _comparisons(results: ProbeResults) -> list[Comparison]:
@@ -243,33 +236,6 @@ def _comparisons(results: ProbeResults) -> list[Comparison]:
 
 def _mean_over_seeds(values: list[list[float]]) -> list[float]:
     return np.mean(values, axis=0).tolist()
-
-
-def _tables(results: ProbeResults) -> dict[str, list[list[Any]]]:
-    """CSV tables by file name: a row per arm and seed, and per class."""
-    tables: dict[str, list[list[Any]]] = {}
-    parts: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("segmentation", results.segmentation),
-        ("depth", results.depth),
-    )
-    for name, part in parts:
-        if part:
-            metrics = [key for key, value in asdict(next(iter(part.values()))).items() if np.ndim(value) == 1]
-            rows = [
-                [arm, seed, *(getattr(result, metric)[s] for metric in metrics)]
-                for arm, result in part.items()
-                for s, seed in enumerate(results.seeds)
-            ]
-            tables[name] = [["arm", "seed", *metrics], *rows]
-    if results.consistency:
-        edges = next(iter(results.consistency.values())).angle_edges
-        rows = [
-            [arm, edges[i], edges[i + 1], result.recall[i], result.cosine[i], result.pairs[i]]
-            for arm, result in results.consistency.items()
-            for i in range(len(edges) - 1)
-        ]
-        tables["consistency"] = [["arm", "from_degrees", "to_degrees", "recall", "cosine", "pairs"], *rows]
-    return tables
 
 
 def _example(

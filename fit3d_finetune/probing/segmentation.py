@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.consistency import sample_features
-from fit3d_finetune.probing.datasets import VOID
 from fit3d_finetune.probing.encoding import EncodedWindows, Standardization
 from fit3d_finetune.probing.heads import LinearHeads
-from fit3d_finetune.probing.metrics import class_accuracy, confusion_matrix, iou_per_class, pixel_accuracy
+from fit3d_finetune.probing.metrics import VOID, class_accuracy, confusion_matrix, iou_per_class, pixel_accuracy
 from fit3d_finetune.probing.protocol import Protocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
 from fit3d_ns.console import progress
@@ -111,7 +110,13 @@ def _batch(
 def predict_segmentation(
     heads: LinearHeads, encoded: EncodedWindows, statistics: Mapping[str, Standardization]
 ) -> Iterator[tuple[int, list[list[Array]]]]:
-    """Per image its index and the predicted classes [arms][seeds] of [H, W]; logits are averaged over windows."""
+    """Per image its index and the predicted classes [arms][seeds] of [H, W]; logits are averaged over windows.
+
+    Args:
+        heads: trained.
+        encoded: windows that cover every image, none mirrored.
+        statistics: those of training.
+    """
     by_image: dict[int, list[int]] = {}
     for index, window in enumerate(encoded.windows):
         by_image.setdefault(window.image, []).append(index)

@@ -41,7 +41,8 @@ def compare(
         return Comparison(metric, arm, baseline, nan, nan, nan, nan, 0, f"{metric} of {arm}: nothing to compare.")
     mean = float(difference.mean())
     random = np.random.default_rng(0)
-    means = difference[random.integers(0, count, (BOOTSTRAP_DRAWS, count))].mean(1)
+    # A hundred draws at a time: all at once would take gigabytes for thousands of images.
+    means = [difference[random.integers(0, count, (100, count))].mean(1) for _ in range(BOOTSTRAP_DRAWS // 100)]
     low, high = (float(bound) for bound in np.percentile(means, [2.5, 97.5]))
     p_value = 1.0 if not difference.any() else float(stats.wilcoxon(difference).pvalue)
     scale, sign = (100.0, " points") if unit == "%" else (1.0, f" {unit}")

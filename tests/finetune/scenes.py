@@ -73,12 +73,12 @@ def make_gaussians(
     backbone: BackboneInfo | None = None,
     mask: np.ndarray | None = None,
     opacity: float = 0.9,
-    left: float = -4.0,
+    across: tuple[float, float] = (-4.0, 4.0),
     count: int = 400,
     feature_dim: int = 8,
     seed: int = 0,
 ) -> FeatureGaussians:
-    """Gaussians on the plane z = 0, right of x = `left`, which the views see; -4 fills them all."""
+    """Gaussians on the plane z = 0, between two x; the views see -2.2 (the last one) to 2.4 (the first one)."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -104,9 +104,9 @@ def make_gaussians(
         images_root=str(root),
         views=tuple(make_view(root, i, mask=mask) for i in range(views)),
     )
-    places = torch.rand(count, 3, generator=random) * torch.tensor([4.0 - left, 8.0, 0.1])
+    places = torch.rand(count, 3, generator=random) * torch.tensor([across[1] - across[0], 8.0, 0.1])
     return FeatureGaussians(
-        means=places + torch.tensor([left, -4.0, 0.0]),
+        means=places + torch.tensor([across[0], -4.0, 0.0]),
         quats=torch.nn.functional.normalize(normal(count, 4), dim=-1),
         scales=torch.full((count, 3), 0.3),
         opacities=torch.full((count,), opacity),

@@ -80,7 +80,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(batch: list[Sampl
         backbone.model.blocks[1].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         loss, _ = batch_loss(backbone, batch[:2], "l1")
         loss.backward()
-        found.append((float(loss), gradients(backbone), len(calls)))
+        found.append((loss.item(), gradients(backbone), len(calls)))
     (loss, plain, once), (same_loss, recomputed, twice) = found
     assert (once, twice) == (1, 2)
     assert same_loss == loss

@@ -76,7 +76,7 @@ def test_a_target_is_the_decoded_rendering_on_the_patch_grid(
 
 
 def test_patches_that_the_gaussians_leave_uncovered_do_not_count(tmp_path: Path) -> None:
-    scene = scene_of(tmp_path, left=0.0)
+    scene = scene_of(tmp_path, across=(0.0, 4.0))
     store = store_of(tmp_path, scene)
     for view, info in enumerate(scene.views):
         pose, K = torch.from_numpy(info.world_to_camera), torch.from_numpy(info.K)

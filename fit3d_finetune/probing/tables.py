@@ -1,0 +1,64 @@
+"""A probing run's figures as CSV tables, for spreadsheets and plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fit3d_finetune.probing.metrics import DEPTH_METRICS
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_ns.atomic import atomic_file
+
+Table = list[list[Any]]
+
+SEGMENTATION_METRICS = ("miou", "pixel_accuracy", "class_accuracy")
+
+
+def write_tables(results: ProbeResults, folder: Path) -> None:
+    """One CSV file per table of `result_tables`, each atomically."""
+    for name, rows in result_tables(results).items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with atomic_file(folder / f"{name}.csv") as temporary:
+            temporary.write_text(text.getvalue())
+
+
+def result_tables(results: ProbeResults) -> dict[str, Table]:
+    """Tables by name, each with a header row; only of tasks that ran.
+
+    segmentation and depth have a row per arm and seed, classes per arm and class (IoU of every seed),
+    nearest_neighbours per arm, consistency per arm and bin of angles.
+    """
+    tables: dict[str, Table] = {}
+    if results.segmentation:
+        tables["segmentation"] = _by_seed(results.segmentation, SEGMENTATION_METRICS, results.seeds)
+        tables["classes"] = [["arm", "class", "counted", *(f"iou_seed_{seed}" for seed in results.seeds)]]
+        for arm, segmented in results.segmentation.items():
+            for index, name in enumerate(results.classes):
+                ious = [of_seed[index] for of_seed in segmented.iou_per_class]
+                tables["classes"].append([arm, name, int(index in results.counted_classes), *ious])
+    if results.depth:
+        tables["depth"] = _by_seed(results.depth, DEPTH_METRICS, results.seeds)
+    if results.nearest_neighbours:
+        tables["nearest_neighbours"] = [["arm", "k", "miou", "pixel_accuracy"]]
+        for arm, nearest in results.nearest_neighbours.items():
+            tables["nearest_neighbours"].append([arm, nearest.k, nearest.miou, nearest.pixel_accuracy])
+    if results.consistency:
+        tables["consistency"] = [["arm", "from_degrees", "to_degrees", "recall", "cosine", "pairs"]]
+        for arm, consistent in results.consistency.items():
+            bounds = zip(consistent.angle_edges[:-1], consistent.angle_edges[1:], strict=True)
+            figures = zip(bounds, consistent.recall, consistent.cosine, consistent.pairs, strict=True)
+            tables["consistency"] += [[arm, *bound, *values] for bound, *values in figures]
+    return tables
+
+
+def _by_seed(part: dict[str, Any], metrics: Sequence[str], seeds: Sequence[int]) -> Table:
+    rows = [
+        [arm, seed, *(getattr(result, metric)[s] for metric in metrics)]
+        for arm, result in part.items()
+        for s, seed in enumerate(seeds)
+    ]
+    return [["arm", "seed", *metrics], *rows]
