@@ -61,11 +61,11 @@ test: lint
 bench: $(READY)
 	$(BIN)/python -m benchmarks.rasterization
 
-# Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides keep numpy 1 and
-# a nuscenes-devkit that agrees with it.
+# Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides keep numpy 1, a scipy and
+# a nuscenes-devkit that agree with it.
 lock: $(READY)
 	$(BIN)/python -m pip install -q uv
-	printf 'timm>=1.0.12\nnumpy<2\nnuscenes-devkit>=1.2\n' > $(VENV)/overrides.txt
+	printf 'timm>=1.0.12\nnumpy<2\nscipy<1.18\nnuscenes-devkit>=1.2\n' > $(VENV)/overrides.txt
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
 	    --override $(VENV)/overrides.txt requirements.in -o requirements.txt
 

@@ -264,4 +264,4 @@ def test_corresponding_pixels_of_the_sample_room_agree_in_colour_and_label() -> 
         colour_difference.append(np.abs(images[pair.first][a] - images[pair.second][b]).max(-1))
     assert len(pairs) > 30
     assert np.concatenate(same_label).mean() > 0.98
-    assert (np.concatenate(colour_difference) <= 20).mean() > 0.93
+    assert (np.concatenate(colour_difference) <= 20).mean() > 0.9
