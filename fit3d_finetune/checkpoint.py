@@ -56,17 +56,33 @@ def read_progress(path: Path, run: dict[str, Any]) -> Progress | None:
     """
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-        different = differences(progress.run, run)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+    progress = _read_metadata(path)
+    different = differences(progress.run, run)
     if different:
         raise InputError(
             f"{path.parent} holds an unfinished run that differs in {', '.join(different)}: give the same "
             "options to go on with it, or another --output-dir."
         )
+    return progress
+
+
+def recorded_run(path: Path) -> dict[str, Any]:
+    """What decides the result of the run that a checkpoint belongs to.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    return _read_metadata(path).run
+
+
+def _read_metadata(path: Path) -> Progress:
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+        if not isinstance(progress.run, dict):
+            raise TypeError("its description of the run is no table")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
     return progress
 
 

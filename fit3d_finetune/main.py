@@ -17,7 +17,7 @@ from fit3d_finetune.recipe import PRESETS, PresetName, Recipe
 from fit3d_finetune.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets import TargetKind
 from fit3d_finetune.tracking import TrackerName
-from fit3d_finetune.train import Run, TrainingInterrupted, finetune
+from fit3d_finetune.train import Run, TrainingInterrupted, finetune, recorded_precision
 from fit3d_ns.console import logger
 from fit3d_ns.errors import InputError, exits_on_input_error
 
@@ -54,7 +54,7 @@ class FinetuneArguments:
     skip_broken: bool = False
     """Leave out exports that fail their validation instead of stopping."""
     precision: PrecisionChoice = "auto"
-    """auto: bf16 where the processor has instructions for it, else fp32."""
+    """auto: bf16 where it is faster (measured on a CPU), else fp32; a run that goes on keeps what it began with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is a GPU."""
     grad_checkpointing: bool = False
@@ -83,7 +83,7 @@ def run(arguments: FinetuneArguments) -> Path:
     device = choose_device(arguments.device)
     scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
-    precision = choose_precision(arguments.precision, device)
+    precision = choose_precision(arguments.precision, device, recorded_precision(arguments.output_dir))
     return finetune(
         Run(
             train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],

@@ -22,6 +22,7 @@ from fit3d_finetune.checkpoint import (
     Progress,
     differences,
     read_progress,
+    recorded_run,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -29,6 +30,7 @@ from fit3d_finetune.hub import INFO_FILE, read_finetuned, save_finetuned
 from fit3d_finetune.loss import batch_loss
 from fit3d_finetune.novel_views import NovelView
 from fit3d_finetune.optimizer import build_optimizer, set_lr, tuned_parameters
+from fit3d_finetune.precision import Precision
 from fit3d_finetune.recipe import Recipe, lr_factor
 from fit3d_finetune.samples import Loader, Sample, Samples, steps_per_epoch
 from fit3d_finetune.scenes import Scene, view_refs
@@ -117,6 +119,16 @@ def finetune(run: Run) -> Path:
     checkpoint.unlink(missing_ok=True)
     logger.info("Fine-tuned backbone: %s", run.output_dir)
     return run.output_dir
+
+
+def recorded_precision(output_dir: Path) -> Precision | None:
+    """The precision of the run that `output_dir` holds, finished or not; None if it holds none that can be read."""
+    identity: dict[str, Any] | None = None
+    if (output_dir / INFO_FILE).is_file():
+        identity = read_finetuned(output_dir).summary.get("run")
+    elif (output_dir / CHECKPOINT_FILE).is_file():
+        identity = recorded_run(output_dir / CHECKPOINT_FILE)
+    return None if identity is None else identity.get("backbone", {}).get("precision")
 
 
 def _is_finished(run: Run, identity: dict[str, Any]) -> bool:

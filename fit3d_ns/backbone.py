@@ -48,8 +48,8 @@ class BackboneConfig:
     """Longest side in pixels of the image that the backbone sees; larger images are shrunk first (the cost grows
     with the fourth power). None: no limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is faster on GPUs and on CPUs with bf16 instructions (AMX, AVX512-BF16), slower on others; the features
-    differ by about 1 %."""
+    """bf16 is faster on GPUs and on some CPUs with bf16 instructions, slower on others; the features differ by about
+    1 %."""
 
 
 @dataclass(frozen=True)

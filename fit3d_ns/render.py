@@ -11,6 +11,8 @@ from fit3d_ns.gaussians import FeatureGaussians
 
 _NEAR_PLANE = 0.01
 """splatfacto's, in the Gaussians' frame, so that an export renders as its checkpoint did."""
+MIN_ALPHA = 0.5
+"""Below, most of the light comes from behind the Gaussians and their depth says little."""
 
 
 def render_features(
@@ -45,6 +47,16 @@ def render_rgb(
     rgb, alpha = _rasterize(gaussians, gaussians.sh, world_to_camera, K, width, height, sh_degree=degree)
     behind = torch.tensor(background, dtype=rgb.dtype, device=rgb.device)
     return (rgb + (1.0 - alpha) * behind).clamp(0.0, 1.0), alpha
+
+
+def render_depth(gaussians: FeatureGaussians, world_to_camera: Tensor, K: Tensor, width: int, height: int) -> Tensor:
+    """Expected depth [H, W] along the camera's z axis, in the Gaussians' unit; 0 where alpha is below `MIN_ALPHA`.
+
+    Arguments as in `render_features`.
+    """
+    colors = gaussians.means  # not drawn
+    depth, alpha = _rasterize(gaussians, colors, world_to_camera, K, width, height, render_mode="ED")
+    return torch.where(alpha[..., 0] >= MIN_ALPHA, depth[..., 0], 0.0)
 
 
 def _rasterize(

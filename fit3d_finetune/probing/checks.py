@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fit3d_finetune.probing.labelled_images import LabelledImages
-from fit3d_ns.console import progress
+from fit3d_ns.console import logger, progress
 from fit3d_ns.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,7 +27,7 @@ def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], t
         "segmentation": ("labels", lambda data: data.has_labels, True),
         "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
         "depth": ("depth", lambda data: data.has_depth, True),
-        "consistency": ("depth and undistorted cameras", lambda data: data.has_depth and data.has_cameras, False),
+        "consistency": ("depth and undistorted cameras", lambda data: data.has_geometry, False),
     }
     for task in tasks:
         what, has, in_training = needs[task]
@@ -36,6 +36,21 @@ def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], t
                 raise InputError(
                     f"--tasks {task} needs {what}, which {data.name} lacks: leave the task or the data out."
                 )
+
+
+def warn_of_shared_images(train: Sequence[LabelledImages], test: Sequence[LabelledImages]) -> None:
+    """Say so if probes are tested on images that they were trained on."""
+    known = {image.path.resolve() for data in train for image in data.images}
+    images = [image for data in test for image in data.images]
+    shared = [image.name for image in images if image.path.resolve() in known]
+    if shared:
+        logger.warning(
+            "%d of %d test images are training images too (the first is %s): their figures say nothing about new "
+            "images.",
+            len(shared),
+            len(images),
+            shared[0],
+        )
 
 
 def count_labels(data: Sequence[LabelledImages], num_classes: int, use: str) -> Array:

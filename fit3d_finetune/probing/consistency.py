@@ -26,10 +26,7 @@ from fit3d_finetune.probing.results import ConsistencyResult
 from fit3d_ns.console import logger, progress
 
 FeatureMaps = Callable[[int], Tensor]
-"""From a view's index to its features [h, w, C], on any device. For an arm of several backbones: their maps
-concatenated as they are, as the probes get them. The cosine of a concatenation is that of its blocks weighted by
-the products of their norms, so the block of larger features decides more; fine-tuning towards averaged features
-makes them smaller, and so the original's block outweighs the fine-tuned one's."""
+"""From a view's index to its features [h, w, C], on any device."""
 
 RECALL_PATCHES = 2.0
 

@@ -1,4 +1,4 @@
-"""Labelled images to probe with: posed scenes, plain folders, CamVid; the next data set is one small reader.
+"""Images to probe with: posed scenes, exports, plain folders, CamVid; the next data set is one small reader.
 
 A reader turns a path into `LabelledImages`: file names and cameras, nothing decoded. Register it in `READERS`, and
 `kind:path` on the command line finds it.
@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from fit3d_finetune.probing.export_views import read_export
 from fit3d_finetune.probing.labelled_images import LabelledImage, LabelledImages, PinholeCamera
 from fit3d_finetune.probing.metrics import VOID
 from fit3d_ns.errors import InputError
+from fit3d_ns.gaussians import SCENE_FILE
 
 # nerfstudio's names of cameras that are pinhole cameras where their distortion is zero.
 PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
@@ -90,13 +92,18 @@ READERS: dict[str, Callable[[Path], LabelledImages]] = {
     "scene": read_posed_scene,
     "folder": read_folder,
     "camvid": read_camvid,
+    "export": read_export,
 }
 
 
-def read_data(places: Sequence[str]) -> list[LabelledImages]:
+def read_data(places: Sequence[str], images_root: Path | None = None) -> list[LabelledImages]:
     """Data sets from `PATH` or `kind:PATH`, all of the same classes.
 
-    A path without a kind is a scene if it has a transforms.json, else a folder.
+    A path without a kind is a scene if it has a transforms.json, an export if it has a scene.json, else a folder.
+
+    Args:
+        places: as on the command line.
+        images_root: where the images of exports are now, if they moved.
 
     Raises:
         InputError: no such data, files that are missing, or class lists that differ.
@@ -105,9 +112,8 @@ def read_data(places: Sequence[str]) -> list[LabelledImages]:
     for place in places:
         kind, _, rest = place.partition(":")
         if kind not in READERS:
-            rest = place
-            kind = "scene" if (Path(rest) / "transforms.json").is_file() else "folder"
-        data = READERS[kind](Path(rest))
+            kind, rest = _kind_of(Path(place)), place
+        data = read_export(Path(rest), images_root) if kind == "export" else READERS[kind](Path(rest))
         if not data.images:
             raise InputError(f"{place} holds no images: give a scene (transforms.json) or a folder with images/.")
         _require_files(data, place)
@@ -116,6 +122,12 @@ def read_data(places: Sequence[str]) -> list[LabelledImages]:
         if data.classes != found[0].classes:
             raise InputError(f"{data.name} and {found[0].name} have different class lists: probe them apart.")
     return found
+
+
+def _kind_of(path: Path) -> str:
+    if (path / "transforms.json").is_file():
+        return "scene"
+    return "export" if (path / SCENE_FILE).is_file() else "folder"
 
 
 def _require_files(data: LabelledImages, place: str) -> None:

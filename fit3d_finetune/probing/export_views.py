@@ -1,81 +1,79 @@
-"""The geometry of an export's views, rendered from its Gaussians: consistency needs no labels and no depth sensor."""
+"""An export as data to probe: its own images, with depth rendered from its Gaussians.
+
+So multi-view consistency is measured where there are no labels and no depth sensor: on any capture that was trained.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from fit3d_finetune.probing.correspondences import Array, ConsistencyView
-from fit3d_finetune.views import load_pinhole_mask
-from fit3d_ns.console import progress
-from fit3d_ns.export_format import ViewInfo
+from fit3d_finetune.probing.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.views import load_pinhole_image, load_pinhole_mask
+from fit3d_ns.export_format import ViewInfo, resolve
 from fit3d_ns.gaussians import FeatureGaussians
+from fit3d_ns.render import render_depth
 
-_NEAR_PLANE = 0.01
-"""As `fit3d_ns.render`."""
-
-MIN_ALPHA = 0.5
-"""Below, most of the light comes from behind the Gaussians and the depth says little."""
+MAX_SIZE = 640
+"""Longest side in pixels of the depth maps; larger views are rendered smaller."""
 
 
-@torch.no_grad()
-def views_from_export(gaussians: FeatureGaussians, max_size: int = 640) -> list[ConsistencyView]:
-    """The geometry of all views of an export, in the order of `gaussians.scene.views`.
+@dataclass(frozen=True, eq=False)
+class ExportImage(LabelledImage):
+    """A view of an export: the undistorted image, and the geometry that the Gaussians give it."""
 
-    The views are the undistorted ones, whose images `fit3d_finetune.views.load_pinhole_image` gives. Poses and
-    depth are in the Gaussians' frame and unit. Depth is unknown (0) under the views' masks and where alpha is
-    below 0.5.
+    view: ViewInfo = field(kw_only=True)
+    gaussians: FeatureGaussians = field(kw_only=True)
+
+    @property
+    def has_geometry(self) -> bool:
+        return True
+
+    def image(self) -> Array:
+        height, width = self.size()
+        pixels = load_pinhole_image(self.view, Path(self.gaussians.scene.images_root), (height, width))
+        return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+
+    def size(self) -> tuple[int, int]:
+        _, width, height = self.view.pinhole()
+        return height, width
+
+    @torch.no_grad()
+    def consistency_view(self, scene: str) -> ConsistencyView:
+        """Its geometry in the Gaussians' frame and unit; depth is unknown (0) under the mask and where alpha is low."""
+        K, width, height = _shrunk_camera(self.view, MAX_SIZE)
+        pose = torch.from_numpy(self.view.world_to_camera)
+        depth = render_depth(self.gaussians, pose, torch.from_numpy(K), width, height)
+        mask = load_pinhole_mask(self.view, Path(self.gaussians.scene.images_root))
+        if mask is not None:
+            # "area", so that a pixel counts only if nothing of it is masked.
+            share = F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0]
+            depth = depth * (share == 1).to(depth)
+        return ConsistencyView(depth.cpu().numpy(), K, np.linalg.inv(self.view.world_to_camera), scene)
+
+
+def read_export(path: Path, images_root: Path | None = None) -> LabelledImages:
+    """The views of an export (runs/<scene>), without labels.
 
     Args:
-        gaussians: the scene, on the device that is to render it.
-        max_size: longest side in pixels of the depth maps; larger views are rendered smaller.
+        path: the export.
+        images_root: where its images are now, if they moved.
+
+    Raises:
+        InputError: a broken export, or its images are not where they were.
     """
-    views = []
-    with progress("views") as bar:
-        task = bar.add_task(f"Depth of {gaussians.scene.scene}", total=len(gaussians.scene.views))
-        for view in gaussians.scene.views:
-            K, width, height = _shrunk_camera(view, max_size)
-            depth = render_depth(gaussians, torch.from_numpy(view.world_to_camera), torch.from_numpy(K), width, height)
-            mask = load_pinhole_mask(view, Path(gaussians.scene.images_root))
-            if mask is not None:
-                # "area", so that a pixel counts only if nothing of it is masked.
-                share = F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0]
-                depth = depth * (share == 1).to(depth)
-            pose = np.linalg.inv(view.world_to_camera)
-            views.append(ConsistencyView(depth.cpu().numpy(), K, pose, gaussians.scene.scene))
-            bar.advance(task)
-    return views
-
-
-def render_depth(gaussians: FeatureGaussians, world_to_camera: Tensor, K: Tensor, width: int, height: int) -> Tensor:
-    """Expected depth [H, W] along the camera's z axis, in the Gaussians' unit; 0 where alpha is below `MIN_ALPHA`.
-
-    Arguments as in `fit3d_ns.render.render_features`.
-    """
-    # Imported late: the other ways to geometry need no kernels.
-    from fit3d_ns.rasterization import rasterization
-
-    means = gaussians.means
-    depth, alpha, _ = rasterization(
-        means=means,
-        quats=gaussians.quats,
-        scales=gaussians.scales,
-        opacities=gaussians.opacities,
-        colors=means,  # not drawn
-        viewmats=world_to_camera.to(means)[None],
-        Ks=K.to(means)[None],
-        width=width,
-        height=height,
-        near_plane=_NEAR_PLANE,
-        packed=False,
-        render_mode="ED",
-        rasterize_mode=gaussians.scene.rasterize_mode,
-    )
-    return torch.where(alpha[0, ..., 0] >= MIN_ALPHA, depth[0, ..., 0], 0.0)
+    gaussians = FeatureGaussians.load(path, images_root=images_root)
+    root = Path(gaussians.scene.images_root)
+    images = [
+        ExportImage(f"{path.name}/{Path(view.path).stem}", resolve(view.path, root), view=view, gaussians=gaussians)
+        for view in gaussians.scene.views
+    ]
+    return LabelledImages(str(path), tuple(images))
 
 
 def _shrunk_camera(view: ViewInfo, max_size: int) -> tuple[Array, int, int]:

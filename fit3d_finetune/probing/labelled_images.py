@@ -43,6 +43,11 @@ class LabelledImage:
     """Metres per unit of the depth file."""
     camera: PinholeCamera | None = None
 
+    @property
+    def has_geometry(self) -> bool:
+        """Whether there is a `consistency_view`: depth, and a camera without distortion."""
+        return self.depth_path is not None and self.camera is not None
+
     def image(self) -> Array:
         """uint8 [H, W, 3]."""
         return load_image(self.path)
@@ -129,8 +134,8 @@ class LabelledImages:
         return all(image.depth_path is not None for image in self.images)
 
     @property
-    def has_cameras(self) -> bool:
-        return all(image.camera is not None for image in self.images)
+    def has_geometry(self) -> bool:
+        return all(image.has_geometry for image in self.images)
 
 
 def _read(path: Path, what: str) -> Array:

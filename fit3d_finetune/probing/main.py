@@ -27,7 +27,7 @@ class ProbeArguments:
 
     test_data: tuple[str, ...]
     """Where to test: scenes (transforms.json with depth_file_path, semantic_file_path), folders (images/,
-    annotations/, depth/), or camvid:…/camvid/val."""
+    annotations/, depth/), camvid:…/camvid/val, or for consistency alone exports (runs/<scene>)."""
     train_data: tuple[str, ...] = ()
     """Where probes are trained; consistency alone needs none."""
     finetuned: Path | None = None
@@ -46,6 +46,8 @@ class ProbeArguments:
     """One probe of each arm per seed."""
     max_depth: float = 10.0
     """Metres; the bins end there and farther pixels do not count (80 for streets)."""
+    images_root: Path | None = None
+    """Where the images of exports are now, if they moved."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where backbones run."""
     output_dir: Path = Path("probe")
@@ -73,7 +75,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
         raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
-    data = read_data([*arguments.train_data, *arguments.test_data])
+    data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
     if not train and {*arguments.tasks} - {"consistency"}:
         raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")

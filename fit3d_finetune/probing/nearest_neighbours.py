@@ -2,12 +2,14 @@
 
 Every test patch takes the labels of its k most similar training patches, weighted by exp(cosine / temperature)
 (Wu et al., CVPR 2018; the evaluation of DINO, Caron et al., ICCV 2021), and the class scores of patches are
-upsampled bilinearly to pixels.
+upsampled bilinearly to pixels. In an arm of several backbones each of them counts the same: its similarity is the
+mean of their cosines, which is the cosine of the concatenation of their features at unit length each. So the
+similarities of a backbone are computed once for all arms that it is part of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,14 @@ from fit3d_finetune.probing.metrics import (
     iou_per_class,
     pixel_accuracy,
 )
-from fit3d_finetune.probing.results import NearestNeighbourResult
+from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
+from fit3d_ns.console import progress
 from fit3d_ns.errors import InputError
 from fit3d_ns.patch_grid import upsample_to_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
+LabelledMaps = tuple[Mapping[str, Tensor], Array]
+"""Features [h, w, C] by backbone, of one image, and its labels [H, W] (class index, 255 = void)."""
 
 TEMPERATURE = 0.07
 _CHUNK = 1 << 24
@@ -34,52 +39,57 @@ _CHUNK = 1 << 24
 
 
 def nearest_neighbour_segmentation(
-    train: Iterable[tuple[Tensor, Array]],
-    test: Iterable[tuple[Tensor, Array]],
+    train: Iterable[LabelledMaps],
+    test: Iterable[LabelledMaps],
+    arms: Sequence[Arm],
     num_classes: int,
     counted: Sequence[int] | None = None,
     k: int = 20,
     max_train_patches: int = 20_000,
     seed: int = 0,
-) -> NearestNeighbourResult:
-    """Segment test images by their patches' nearest neighbours among training patches, and score the result.
+) -> dict[str, NearestNeighbourResult]:
+    """Segment test images by their patches' nearest neighbours among training patches, and score every arm.
 
     Both iterables are read once, image by image; memory holds the sample of training patches and one image.
 
     Args:
-        train: features [h, w, C] (any device) and labels [H, W] (class index, 255 = void) of training images.
-        test: the same of test images.
+        train: training images.
+        test: test images.
+        arms: which backbones count together.
         num_classes: number of classes.
         counted: the classes that mIoU averages; None: those with 0.2 % of the labelled test pixels.
         k: neighbours per patch.
         max_train_patches: size of a random sample of training patches. It depends on labels, their order and
-            `seed` only, so that all arms see the same patches.
+            `seed` only.
         seed: of that sample.
 
     Raises:
         InputError: no training patch has a label, or no test pixel.
     """
     features, classes = sample_patches(train, num_classes, max_train_patches, seed)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    accuracies = []
-    for map, labels in test:
-        scores = neighbour_scores(map, features, classes, num_classes, k)
-        predicted = upsample_argmax(scores, *labels.shape)
-        counts = confusion_matrix(labels, predicted, num_classes)
-        confusion += counts
-        accuracies.append(pixel_accuracy(counts))
+    confusion = np.zeros((len(arms), num_classes, num_classes), np.int64)
+    accuracies: list[list[float]] = [[] for _ in arms]
+    with progress("images") as bar:
+        for maps, labels in bar.track(test, description="Nearest neighbours"):
+            for a, scores in enumerate(neighbour_scores(maps, features, classes, arms, num_classes, k)):
+                counts = confusion_matrix(labels, upsample_argmax(scores, *labels.shape), num_classes)
+                confusion[a] += counts
+                accuracies[a].append(pixel_accuracy(counts))
     if confusion.sum() == 0:
         raise InputError("no test image has a labelled pixel; give test data with labels.")
-    iou = iou_per_class(confusion)
     if counted is None:
-        counted = counted_classes(confusion.sum(axis=1))
-    return NearestNeighbourResult(
-        k=k,
-        miou=float(np.nanmean(iou[list(counted)])),
-        pixel_accuracy=pixel_accuracy(confusion),
-        iou_per_class=iou.tolist(),
-        accuracy_per_image=accuracies,
-    )
+        counted = counted_classes(confusion[0].sum(axis=1))
+    results = {}
+    for arm, counts, accuracy in zip(arms, confusion, accuracies, strict=True):
+        iou = iou_per_class(counts)
+        results[arm.name] = NearestNeighbourResult(
+            k=k,
+            miou=float(np.nanmean(iou[list(counted)])),
+            pixel_accuracy=pixel_accuracy(counts),
+            iou_per_class=iou.tolist(),
+            accuracy_per_image=accuracy,
+        )
+    return results
 
 
 def patch_labels(labels: Array, grid: tuple[int, int], num_classes: int) -> Array:
@@ -105,53 +115,67 @@ def patch_labels(labels: Array, grid: tuple[int, int], num_classes: int) -> Arra
 
 
 def sample_patches(
-    images: Iterable[tuple[Tensor, Array]], num_classes: int, max_patches: int, seed: int
-) -> tuple[Tensor, Tensor]:
+    images: Iterable[LabelledMaps], num_classes: int, max_patches: int, seed: int
+) -> tuple[dict[str, Tensor], Tensor]:
     """A uniform random sample of the labelled patches of all images, without replacement, in one pass.
 
     Returns:
-        features [n, C], of unit length, and classes [n] (int64) with n <= max_patches.
+        features [n, C] by backbone, of unit length, and classes [n] (int64) with n <= max_patches.
 
     Raises:
         InputError: no patch has a label.
     """
     # Every patch draws a number; those with the lowest are the sample. Pruned whenever it has doubled.
     random = np.random.default_rng(seed)
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for map, labels in images:
-        classes = patch_labels(labels, (map.shape[0], map.shape[1]), num_classes).reshape(-1)
-        valid = np.flatnonzero(classes != VOID)
+    kept: list[_Patches] = []
+    for maps, labels in images:
+        [grid] = {map.shape[:2] for map in maps.values()}
+        known = patch_labels(labels, (grid[0], grid[1]), num_classes).reshape(-1)
+        valid = np.flatnonzero(known != VOID)
         draws = torch.from_numpy(random.random(len(valid)))
-        rows = map.reshape(-1, map.shape[-1])[torch.from_numpy(valid).to(map.device)]
-        kept.append((rows, torch.from_numpy(classes[valid].astype(np.int64)), draws))
+        rows = {name: map.flatten(0, 1)[torch.from_numpy(valid).to(map.device)] for name, map in maps.items()}
+        kept.append((rows, torch.from_numpy(known[valid].astype(np.int64)), draws))
         if sum(len(part[2]) for part in kept) > 2 * max_patches:
             kept = [_lowest(kept, max_patches)]
     if not sum(len(part[2]) for part in kept):
         raise InputError("no training image has a labelled patch; give training data with labels.")
-    features, known, _ = _lowest(kept, max_patches)
-    return F.normalize(features.float(), dim=-1), known.to(features.device)
+    features, classes, _ = _lowest(kept, max_patches)
+    return {name: F.normalize(rows.float(), dim=-1) for name, rows in features.items()}, classes
 
 
-def neighbour_scores(map: Tensor, features: Tensor, classes: Tensor, num_classes: int, k: int) -> Tensor:
-    """Class scores [h, w, num_classes] of the patches of a map [h, w, C]; they sum to one in each patch.
+def neighbour_scores(
+    maps: Mapping[str, Tensor],
+    features: Mapping[str, Tensor],
+    classes: Tensor,
+    arms: Sequence[Arm],
+    num_classes: int,
+    k: int,
+) -> Tensor:
+    """Class scores [arms, h, w, num_classes] of the patches of an image; they sum to one in each patch.
 
     Args:
-        map: features of one image.
-        features: [n, C], training features of unit length.
+        maps: features [h, w, C] of one image, by backbone.
+        features: [n, C], training features of unit length, by backbone.
         classes: [n], their classes.
+        arms: which backbones count together.
         num_classes: number of classes.
         k: neighbours per patch; all of them if there are fewer.
     """
-    h, w, C = map.shape
-    queries = F.normalize(map.reshape(-1, C).to(features), dim=-1)
-    scores = features.new_zeros(h * w, num_classes)
-    step = max(1, _CHUNK // len(features))
-    for start in range(0, h * w, step):
-        similar, nearest = (queries[start : start + step] @ features.T).topk(min(k, len(features)), dim=-1)
-        # Normalised, which no patch's own decision depends on, but the interpolation between patches does.
-        weights = (similar / TEMPERATURE).softmax(dim=-1)
-        scores[start : start + step].scatter_add_(1, classes[nearest], weights)
-    return scores.reshape(h, w, num_classes)
+    [grid] = {map.shape[:2] for map in maps.values()}
+    queries = {name: F.normalize(map.flatten(0, 1).to(features[name]), dim=-1) for name, map in maps.items()}
+    count, known = grid[0] * grid[1], len(classes)
+    scores = torch.zeros(len(arms), count, num_classes)
+    step = max(1, _CHUNK // known)
+    for start in range(0, count, step):
+        cosines = {name: rows[start : start + step] @ features[name].T for name, rows in queries.items()}
+        for a, arm in enumerate(arms):
+            first, *others = (cosines[name] for name in arm.backbones)
+            similar = sum(others, first) / len(arm.backbones)
+            best, nearest = similar.topk(min(k, known), dim=-1)
+            # Normalised, which no patch's own decision depends on, but the interpolation between patches does.
+            weights = (best / TEMPERATURE).softmax(dim=-1).cpu()
+            scores[a, start : start + step].scatter_add_(1, classes[nearest.cpu()], weights)
+    return scores.unflatten(1, tuple(grid))
 
 
 def upsample_argmax(scores: Tensor, height: int, width: int) -> Array:
@@ -164,7 +188,12 @@ def upsample_argmax(scores: Tensor, height: int, width: int) -> Array:
     return np.concatenate(strips)
 
 
-def _lowest(parts: list[tuple[Tensor, Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor, Tensor]:
-    rows, classes, draws = (torch.cat([part[i] for part in parts]) for i in range(3))
+_Patches = tuple[dict[str, Tensor], Tensor, Tensor]
+"""Features [n, C] by backbone, classes [n] and draws [n] of some patches."""
+
+
+def _lowest(parts: list[_Patches], count: int) -> _Patches:
+    rows = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+    classes, draws = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
     best = draws.argsort()[:count]
-    return rows[best.to(rows.device)], classes[best], draws[best]
+    return {name: part[best.to(part.device)] for name, part in rows.items()}, classes[best], draws[best]

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.checks import TaskName, check_depth, count_labels, require_data
+from fit3d_finetune.probing.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
 from fit3d_finetune.probing.consistency import measure_consistency
+from fit3d_finetune.probing.correspondences import ConsistencyView
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.encoding import (
     EncodedWindows,
@@ -33,7 +35,7 @@ from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segm
 from fit3d_finetune.probing.significance import compare
 from fit3d_finetune.probing.tables import write_tables
 from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint
-from fit3d_ns.console import logger
+from fit3d_ns.console import logger, progress
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
@@ -79,6 +81,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     train, test = _images(probing.train), _images(probing.test)
     classes = probing.test[0].classes
     require_data(probing.tasks, probing.train, probing.test)
+    if {*probing.tasks} - {"consistency"}:
+        warn_of_shared_images(probing.train, probing.test)
     counted = _check_files(probing)
     seconds: dict[str, float] = {}
     results = ProbeResults(
@@ -103,8 +107,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     # First: views that show nothing in common are found before hours of training.
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
-            views = [image.consistency_view(data.name) for data in probing.test for image in data.images]
-            maps = {arm.name: (lambda index, arm=arm: _concatenated(arm, whole_test, index)) for arm in probing.arms}
+            views = _geometry(probing.test)
+            maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, whole_test, index)) for arm in probing.arms}
             results = replace(results, consistency=measure_consistency(views, maps))
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
@@ -126,15 +130,13 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
         results = replace(results, depth=depths.results())
     if "nearest-neighbours" in probing.tasks:
         with _timed(seconds, "nearest neighbours"):
-            found = {
-                arm.name: nearest_neighbour_segmentation(
-                    _labelled_maps(arm, whole_train, train, len(classes)),
-                    _labelled_maps(arm, whole_test, test, len(classes)),
-                    len(classes),
-                    results.counted_classes,
-                )
-                for arm in probing.arms
-            }
+            found = nearest_neighbour_segmentation(
+                _labelled_maps(whole_train, train, len(classes)),
+                _labelled_maps(whole_test, test, len(classes)),
+                probing.arms,
+                len(classes),
+                results.counted_classes,
+            )
         results = replace(results, nearest_neighbours=found)
     return replace(results, comparisons=_comparisons(results), seconds=seconds), examples
 
@@ -149,6 +151,12 @@ def write_results(results: ProbeResults, examples: list[Example], folder: Path) 
 
 
 # ---- tasks
+
+
+def _geometry(data: Sequence[LabelledImages]) -> list[ConsistencyView]:
+    images = [(image, part.name) for part in data for image in part.images]
+    with progress("images") as bar:
+        return [image.consistency_view(name) for image, name in bar.track(images, description="Depth and cameras")]
 
 
 def _segment(
@@ -189,14 +197,20 @@ def _estimate_depth(
 
 
 def _labelled_maps(
-    arm: Arm, encoded: EncodedWindows, images: list[LabelledImage], num_classes: int
-) -> Iterator[tuple[Tensor, Any]]:
+    encoded: EncodedWindows, images: list[LabelledImage], num_classes: int
+) -> Iterator[tuple[dict[str, Tensor], Any]]:
     for index, image in enumerate(images):
-        yield _concatenated(arm, encoded, index), image.labels(num_classes)
+        yield {name: encoded.features(name, index) for name in encoded.maps}, image.labels(num_classes)
 
 
-def _concatenated(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
-    return torch.cat([encoded.features(name, index) for name in arm.backbones], dim=-1)
+def _side_by_side(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
+    """The maps of an arm's backbones as one, [h, w, sum of C]; of unit length each where they are several.
+
+    So each counts the same in the cosine of the whole, whatever the length of its features; fine-tuning towards
+    averaged features makes them shorter, and as they are the original's would decide alone.
+    """
+    maps = [encoded.features(name, index) for name in arm.backbones]
+    return maps[0] if len(maps) == 1 else torch.cat([F.normalize(map, dim=-1) for map in maps], dim=-1)
 
 
 # ---- checks and summaries
