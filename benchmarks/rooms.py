@@ -16,8 +16,8 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from benchmarks.rooms_table import Probe, write_table
 
 METHOD = "fit3d-features-fast"
 SEEDS = ("0", "1", "2")
+ALL_TASKS = ("segmentation", "depth", "nearest-neighbours", "consistency")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Task:
     name: str
     makes: Path
     command: tuple[str, ...]
+    needs: tuple[Path, ...] = ()
+    """Files that other tasks make."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,25 @@ SPLITS = (Split("A", ("room_08", "room_09")), Split("B", ("room_00", "room_01"))
 
 @dataclass(frozen=True)
 class Variant:
-    """Which features are lifted and tuned."""
+    """Which features are lifted and tuned, and how thoroughly."""
 
     name: str
     backbone: tuple[str, ...]
     splits: tuple[Split, ...]
+    control: bool = True
+    """Whether the control without 3D is trained too."""
+    camvid: bool = False
+    """Whether the first split's backbones are probed on CamVid too."""
 
 
 VARIANTS = (
-    Variant("block 9", ("--backbone.weights", "offline"), SPLITS),
+    Variant("block 9", ("--backbone.weights", "offline"), SPLITS, camvid=True),
     Variant("last block", ("--backbone.weights", "offline", "--backbone.layer", "11"), SPLITS[:1]),
     Variant(
         "random network",
         ("--backbone.weights", "random", "--backbone.name", "vit_small_patch14_dinov2", "--backbone.layer", "8"),
         SPLITS[:1],
+        control=False,
     ),
 )
 
@@ -85,11 +93,49 @@ def run(task: Task, logs: Path) -> None:
         raise SystemExit(f"{task.name} failed with exit code {result.returncode}; see {log}")
 
 
-def run_all(tasks: Sequence[Task], logs: Path) -> None:
-    """Run tasks that do not depend on each other, two at a time."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for future in [pool.submit(run, task, logs) for task in tasks]:
-            future.result()
+def run_all(tasks: Sequence[Task], logs: Path, workers: int = 2) -> None:
+    """Run all tasks, some at a time: always the first of those whose needs are there.
+
+    Raises:
+        SystemExit: a task failed; those that run already are waited for.
+    """
+    waiting, running, failures = list(tasks), 0, list[SystemExit]()
+    changed = threading.Condition()
+
+    def next_task() -> Task | None:
+        """The next one to run, once there is one; None when nothing is left to do."""
+        nonlocal running
+        with changed:
+            while waiting and not failures:
+                ready = next((task for task in waiting if all(path.exists() for path in task.needs)), None)
+                if ready is not None:
+                    waiting.remove(ready)
+                    running += 1
+                    return ready
+                if running == 0:
+                    failures.append(SystemExit(f"nothing makes what {waiting[0].name} needs: {waiting[0].needs}"))
+                    break
+                changed.wait()
+            return None
+
+    def work() -> None:
+        nonlocal running
+        while (task := next_task()) is not None:
+            try:
+                run(task, logs)
+            except SystemExit as failure:
+                failures.append(failure)
+            with changed:
+                running -= 1
+                changed.notify_all()
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def training(room: Path, work: Path) -> Task:
@@ -105,9 +151,8 @@ def training(room: Path, work: Path) -> Task:
 def evaluation(room: Path, work: Path) -> Task:
     config = work / "outputs" / room.name / METHOD / "run" / "config.yml"
     metrics = work / "metrics" / f"{room.name}.json"
-    return Task(
-        f"evaluate {room.name}", metrics, ("ns-eval", "--load-config", str(config), "--output-path", str(metrics))
-    )
+    command = ("ns-eval", "--load-config", str(config), "--output-path", str(metrics))
+    return Task(f"evaluate {room.name}", metrics, command, (training(room, work).makes,))
 
 
 def export(room: Path, work: Path, variant: Variant) -> Task:
@@ -119,18 +164,20 @@ def export(room: Path, work: Path, variant: Variant) -> Task:
         f"export {variant.name} {room.name}",
         runs / room.name / "scene.json",
         (*command, "--load-config", str(config), "--output-dir", str(runs)),
+        (training(room, work).makes,),
     )
 
 
-def finetuning(work: Path, variant: Variant, split: Split, targets: str, options: Sequence[str]) -> Task:
+def finetuning(rooms: Sequence[Path], work: Path, variant: Variant, split: Split, targets: str) -> Task:
     folder = finetuned(work, variant, split, targets)
     return Task(
         f"fine-tune {variant.name} {split.name} {targets}",
         folder / "fit3d.json",
         (
             *("fit3d-finetune", "--exports", str(work / "runs" / _slug(variant.name)), "--output-dir", str(folder)),
-            *("--preset", "recommended", "--val-scenes", *split.held_out, "--targets", targets, *options),
+            *("--preset", "recommended", "--val-scenes", *split.held_out, "--targets", targets),
         ),
+        tuple(export(room, work, variant).makes for room in rooms),
     )
 
 
@@ -138,18 +185,56 @@ def finetuned(work: Path, variant: Variant, split: Split, targets: str) -> Path:
     return work / "finetuned" / f"{_slug(variant.name)}-{split.name}-{targets}"
 
 
-def probing(work: Path, variant: Variant, split: Split, data: str, train: Sequence[str], test: Sequence[str]) -> Task:
-    folder = work / "probes" / f"{_slug(variant.name)}-{split.name}-{data}"
-    tasks = ("segmentation", "depth", "nearest-neighbours", "consistency") if data == "rooms" else ("segmentation",)
+@dataclass(frozen=True)
+class Data:
+    """What probes are trained and tested on, and for which tasks."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+def probing(work: Path, variant: Variant, split: Split, data: Data) -> Task:
+    folder = work / "probes" / f"{_slug(variant.name)}-{split.name}-{data.name}"
+    tuned, control = (finetuned(work, variant, split, targets) for targets in ("gaussians", "mirror"))
     return Task(
-        f"probe {variant.name} {split.name} {data}",
+        f"probe {variant.name} {split.name} {data.name}",
         folder / "results.json",
         (
-            *("fit3d-probe", "--finetuned", str(finetuned(work, variant, split, "gaussians"))),
-            *("--control", str(finetuned(work, variant, split, "mirror")), "--output-dir", str(folder)),
-            *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *SEEDS),
+            *("fit3d-probe", "--finetuned", str(tuned), *(("--control", str(control)) if variant.control else ())),
+            *("--train-data", *data.train, "--test-data", *data.test, "--tasks", *data.tasks, "--seeds", *SEEDS),
+            *("--output-dir", str(folder)),
         ),
+        tuple(folder / "fit3d.json" for folder in (tuned, control)[: 1 + variant.control]),
     )
+
+
+def programme(
+    rooms: Sequence[Path], camvid: Path, work: Path, variants: Sequence[Variant]
+) -> tuple[list[Task], list[Probe]]:
+    """All tasks, those first that others wait for, and the probing runs that the table shows."""
+    exports: list[Task] = []
+    finetunings: list[Task] = []
+    probings: list[Task] = []
+    probes: list[Probe] = []
+    streets = Data("CamVid", (f"camvid:{camvid / 'train'}",), (f"camvid:{camvid / 'val'}",), ("segmentation",))
+    for variant in variants:
+        exports += [export(room, work, variant) for room in rooms]
+        for split in variant.splits:
+            kinds = ("gaussians", "mirror") if variant.control else ("gaussians",)
+            finetunings += [finetuning(rooms, work, variant, split, kind) for kind in kinds]
+            train = tuple(str(room) for room in rooms if room.name not in split.held_out)
+            test = tuple(str(room) for room in rooms if room.name in split.held_out)
+            all_data = [Data("rooms", train, test, ALL_TASKS)]
+            if variant.camvid and split is variant.splits[0]:
+                all_data.append(streets)
+            for data in all_data:
+                probings.append(probing(work, variant, split, data))
+                probes.append(Probe(variant.name, split.name, data.name, probings[-1].makes))
+    trainings = [training(room, work) for room in rooms]
+    evaluations = [evaluation(room, work) for room in rooms]
+    return [*trainings, *exports, *finetunings, *probings, *evaluations], probes
 
 
 def _slug(name: str) -> str:
@@ -164,31 +249,14 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rooms.md")
     parser.add_argument("--variants", nargs="+", choices=[v.name for v in VARIANTS], default=[v.name for v in VARIANTS])
-    parser.add_argument("--finetune-options", nargs=argparse.REMAINDER, default=[], help="e.g. --epochs 2")
     arguments = parser.parse_args()
     rooms = sorted(arguments.rooms.resolve().glob("room_*"))
-    work, logs = arguments.work_dir.resolve(), arguments.work_dir.resolve() / "logs"
-    chosen = [variant for variant in VARIANTS if variant.name in arguments.variants]
+    work = arguments.work_dir.resolve()
     (work / "metrics").mkdir(parents=True, exist_ok=True)
-
-    run_all([training(room, work) for room in rooms], logs)
-    run_all([evaluation(room, work) for room in rooms], logs)
-    probes: list[Probe] = []
-    for variant in chosen:
-        run_all([export(room, work, variant) for room in rooms], logs)
-        jobs = [(split, kind) for split in variant.splits for kind in ("gaussians", "mirror")]
-        run_all([finetuning(work, variant, s, kind, arguments.finetune_options) for s, kind in jobs], logs)
-        tasks = []
-        for split in variant.splits:
-            train = [str(room) for room in rooms if room.name not in split.held_out]
-            test = [str(room) for room in rooms if room.name in split.held_out]
-            tasks.append(probing(work, variant, split, "rooms", train, test))
-            probes.append(Probe(variant.name, split.name, "rooms", tasks[-1].makes))
-        camvid = [f"camvid:{arguments.camvid.resolve() / part}" for part in ("train", "val")]
-        tasks.append(probing(work, variant, variant.splits[0], "camvid", camvid[:1], camvid[1:]))
-        probes.append(Probe(variant.name, variant.splits[0].name, "camvid", tasks[-1].makes))
-        run_all(tasks, logs)
-        write_table(arguments.output, probes, work / "metrics")
+    chosen = [variant for variant in VARIANTS if variant.name in arguments.variants]
+    tasks, probes = programme(rooms, arguments.camvid.resolve(), work, chosen)
+    run_all(tasks, work / "logs")
+    write_table(arguments.output, probes, work / "metrics")
     print(f"Results: {arguments.output}")
 
 
