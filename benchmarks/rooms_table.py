@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any, Literal
 
-from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
 from fit3d_ns.atomic import atomic_file
 
 
@@ -33,6 +34,7 @@ def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
         "probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at 30 to 60",
         "degrees between views.",
     ]
+    lines += ["", *_changes(loaded)]
     for probe, results in loaded:
         lines += ["", f"## {probe.variant}, split {probe.split}, {probe.data}", "", _provenance(results), ""]
         lines += _arms(results)
@@ -40,9 +42,51 @@ def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
     lines += ["", "## Stage 1", "", *_stage1(stage1_metrics)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
-    data = [{**probe.__dict__, "results": json.loads(probe.results.read_text())} for probe, _ in loaded]
+    data = [
+        {"variant": probe.variant, "split": probe.split, "data": probe.data, "results": _portable(probe.results)}
+        for probe, _ in loaded
+    ]
     with atomic_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(data) + "\n")
+
+
+def _changes(loaded: list[tuple[Probe, ProbeResults]]) -> list[str]:
+    """What every arm changes against the original, one row per run and arm."""
+    rows = [
+        "| features | split | data | arm | mIoU (points) | RMSE | kNN mIoU (points) | recall 30-60° |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for probe, results in loaded:
+        for arm in results.arms[1:]:
+            first, cells = results.arms[0].name, ["-"] * 4
+            if results.segmentation:
+                a, b = (mean(results.segmentation[name].miou) for name in (first, arm.name))
+                cells[0] = f"{100 * (b - a):+.1f}"
+            if results.depth:
+                a, b = (mean(results.depth[name].rmse) for name in (first, arm.name))
+                cells[1] = f"{100 * (b / a - 1):+.1f} %"
+            if results.nearest_neighbours:
+                a, b = (results.nearest_neighbours[name].miou for name in (first, arm.name))
+                cells[2] = f"{100 * (b - a):+.1f}"
+            if results.consistency:
+                a, b = (_at_45_degrees(results.consistency[name], "recall") for name in (first, arm.name))
+                cells[3] = f"x {b / a:.2f}"
+            rows.append(f"| {probe.variant} | {probe.split} | {probe.data} | {arm.name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def _at_45_degrees(result: ConsistencyResult, measure: Literal["recall", "cosine"]) -> float:
+    """In the bin of 30 to 60 degrees."""
+    values: list[float] = getattr(result, measure)
+    return values[result.angle_edges.index(30)]
+
+
+def _portable(results: Path) -> dict[str, Any]:
+    """results.json without the places of this machine."""
+    data: dict[str, Any] = json.loads(results.read_text())
+    for key in ("train_data", "test_data"):
+        data[key] = [_short(name) for name in data[key]]
+    return data
 
 
 def _provenance(results: ProbeResults) -> str:
@@ -82,8 +126,7 @@ def _arms(results: ProbeResults) -> list[str]:
             cells += [f"{100 * results.nearest_neighbours[arm.name].miou:.1f}"]
         if results.consistency:
             consistency = results.consistency[arm.name]
-            index = consistency.angle_edges.index(30)
-            cells += [f"{consistency.recall[index]:.3f}", f"{consistency.cosine[index]:.3f}"]
+            cells += [f"{_at_45_degrees(consistency, 'recall'):.3f}", f"{_at_45_degrees(consistency, 'cosine'):.3f}"]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
