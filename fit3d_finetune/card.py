@@ -22,6 +22,9 @@ def model_card(backbone: BackboneInfo, summary: dict[str, Any]) -> str:
         f"| {int(entry['step'])} | " + " | ".join(f"{entry[name]:.4f}" for name in figures) + " |"
         for entry in summary["history"]
     )
+    if summary["mixed"] is not None:
+        share = f"{100 * run['recipe']['weight_mix']:g} % of the fine-tuned weights, the rest the original's"
+        rows += f"\n| {share} | " + " | ".join(f"{summary['mixed'][name]:.4f}" for name in figures) + " |"
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
     kind = "features re-rendered from 3D Gaussians" if run["targets"] == "gaussians" else "a control without 3D"
     return f"""---

@@ -14,10 +14,11 @@ import tyro
 
 from fit3d_finetune.precision import PrecisionChoice, choose_precision
 from fit3d_finetune.recipe import PRESETS, PresetName, Recipe
+from fit3d_finetune.run import Run, recorded_precision
 from fit3d_finetune.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets import TargetKind
 from fit3d_finetune.tracking import TrackerName
-from fit3d_finetune.train import Run, TrainingInterrupted, finetune, recorded_precision
+from fit3d_finetune.train import TrainingInterrupted, finetune
 from fit3d_ns.console import logger
 from fit3d_ns.errors import InputError, exits_on_input_error
 

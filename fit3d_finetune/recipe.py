@@ -38,16 +38,19 @@ class Recipe:
     """Between the backbone's patch tokens and the target: l1 (paper), smooth-l1, or cosine (1 - cosine)."""
     keep_original: float = 0.0
     """Share of the view's own original features in its target (0: only the re-rendered ones)."""
+    weight_mix: float = 1.0
+    """Share of the fine-tuned weights in the result; the rest is the original's (alpha of WiSE-FT, Wortsman et al.,
+    CVPR 2022)."""
     crop_scale: float = 1.0
     """Random crops: smallest side as a share of the image's, enlarged to the full size again; 1: no crops."""
 
     def check(self) -> None:
         """Raise `InputError` on the first value that makes no sense."""
-        positive = ("epochs", "batch_size", "accumulate", "lr", "clip_norm", "layer_decay", "crop_scale")
+        positive = ("epochs", "batch_size", "accumulate", "lr", "clip_norm", "layer_decay", "weight_mix", "crop_scale")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}.")
-        for name in ("warmup", "keep_original", "layer_decay", "crop_scale"):
+        for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
         if not self.weight_decay >= 0:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,24 +18,21 @@ from fit3d_finetune.card import model_card
 from fit3d_finetune.checkpoint import (
     CHECKPOINT_FILE,
     Progress,
-    differences,
     read_progress,
-    recorded_run,
     restore_checkpoint,
     save_checkpoint,
 )
-from fit3d_finetune.hub import INFO_FILE, read_finetuned, save_finetuned
+from fit3d_finetune.hub import save_finetuned
 from fit3d_finetune.loss import batch_loss
-from fit3d_finetune.novel_views import NovelView
 from fit3d_finetune.optimizer import build_optimizer, set_lr, tuned_parameters
-from fit3d_finetune.precision import Precision
 from fit3d_finetune.recipe import Recipe, lr_factor
+from fit3d_finetune.run import Run, is_finished
 from fit3d_finetune.samples import Loader, Sample, Samples, steps_per_epoch
 from fit3d_finetune.scenes import Scene, view_refs
 from fit3d_finetune.target_files import TargetFolder
-from fit3d_finetune.targets import StoreKind, TargetKind, TargetStore
-from fit3d_finetune.tracking import Tracker, TrackerName, open_tracker, require_tracker
-from fit3d_ns.backbone import Backbone, BackboneConfig, load_backbone
+from fit3d_finetune.targets import StoreKind, TargetStore
+from fit3d_finetune.tracking import Tracker, open_tracker, require_tracker
+from fit3d_ns.backbone import Backbone, load_backbone
 from fit3d_ns.console import logger, progress
 from fit3d_ns.errors import InputError
 from fit3d_ns.export_format import Split
@@ -45,38 +40,6 @@ from fit3d_ns.feature_cache import default_cache_dir
 
 LOG_EVERY = 10
 MAX_VALIDATION_VIEWS = 64
-
-
-@dataclass(frozen=True)
-class Run:
-    """One fine-tuning, ready to go."""
-
-    train_scenes: list[Scene]
-    val_scenes: list[Scene]
-    backbone: BackboneConfig
-    recipe: Recipe
-    output_dir: Path
-    targets: TargetKind = "gaussians"
-    seed: int = 0
-    device: str = "cpu"
-    target_cache_bytes: int = 20_000_000_000
-    tracker: TrackerName = "tensorboard"
-    grad_checkpointing: bool = False
-    save_seconds: float = 300.0
-    max_steps: int | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result; a checkpoint of another identity cannot be resumed."""
-        return {
-            "recipe": asdict(self.recipe),
-            "targets": self.targets,
-            "scenes": {scene.name: scene.gaussians_sha256 for scene in self.train_scenes},
-            "novel_views": sum(isinstance(view, NovelView) for scene in self.train_scenes for view in scene.views),
-            "val_scenes": {scene.name: scene.gaussians_sha256 for scene in self.val_scenes},
-            "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
-            "seed": self.seed,
-            "max_steps": self.max_steps,
-        }
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 (not an error)
@@ -92,7 +55,7 @@ def finetune(run: Run) -> Path:
         TrainingInterrupted: by SIGINT or SIGTERM, after saving.
     """
     identity, checkpoint = run.identity(), run.output_dir / CHECKPOINT_FILE
-    if _is_finished(run, identity):
+    if is_finished(run, identity):
         logger.info("%s is finished already: nothing to do", run.output_dir)
         return run.output_dir
     require_tracker(run.tracker)
@@ -114,38 +77,16 @@ def finetune(run: Run) -> Path:
         state = _train(run, backbone, parameters, optimizer, train, validation, state, tracker)
     finally:
         tracker.close()
-    summary = _summary(run, state, len(train))
+    mixed = None
+    if run.recipe.weight_mix < 1:
+        mix_weights(parameters, load_backbone(run.backbone, run.device), run.recipe.weight_mix)
+        logger.info("%.0f %% of the fine-tuned weights, the rest the original's:", 100 * run.recipe.weight_mix)
+        mixed = _validate(run, backbone, validation, state.step)
+    summary = {**_summary(run, state, len(train)), "mixed": mixed}
     save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
     checkpoint.unlink(missing_ok=True)
     logger.info("Fine-tuned backbone: %s", run.output_dir)
     return run.output_dir
-
-
-def recorded_precision(output_dir: Path) -> Precision | None:
-    """The precision of the run that `output_dir` holds, finished or not; None if it holds none that can be read."""
-    identity: dict[str, Any] | None = None
-    if (output_dir / INFO_FILE).is_file():
-        identity = read_finetuned(output_dir).summary.get("run")
-    elif (output_dir / CHECKPOINT_FILE).is_file():
-        identity = recorded_run(output_dir / CHECKPOINT_FILE)
-    return None if identity is None else identity.get("backbone", {}).get("precision")
-
-
-def _is_finished(run: Run, identity: dict[str, Any]) -> bool:
-    """Whether the output folder holds this run's result; `InputError` if nothing may be written there."""
-    folder = run.output_dir.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--output-dir {folder}: {existing} is no folder that can be written to; give another.")
-    if not (run.output_dir / INFO_FILE).is_file():
-        return False
-    different = differences(read_finetuned(run.output_dir).summary.get("run", {}), identity)
-    if different:
-        raise InputError(
-            f"{run.output_dir} holds a fine-tuned backbone that differs in {', '.join(different)}: give another "
-            "--output-dir."
-        )
-    return True
 
 
 def _train(
@@ -171,8 +112,13 @@ def _train(
         seconds = time.perf_counter() - started
         return Progress(step, state.run, history, seconds, state.target_seconds + train.target_seconds)
 
+    def validate(step: int) -> None:
+        figures = _validate(run, backbone, validation, step)
+        history.append({"step": float(step), **figures})
+        tracker.log(figures, step)
+
     if not history:
-        history.append(_validate(run, backbone, validation, 0, tracker))
+        validate(0)
     with progress("steps") as bar, _stop_requests() as stop_requested:
         task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
         for step, samples in loader:
@@ -185,7 +131,7 @@ def _train(
             bar.advance(task)
             done = step + 1
             if done % epoch == 0 or done == stop:
-                history.append(_validate(run, backbone, validation, done, tracker))
+                validate(done)
             if done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds):
                 save_checkpoint(checkpoint, parameters, optimizer, now(done))
                 saved = time.perf_counter()
@@ -229,11 +175,17 @@ def _step(
 
 
 @torch.no_grad()
-def _validate(
-    run: Run, backbone: Backbone, validation: dict[str, Samples], step: int, tracker: Tracker
-) -> dict[str, float]:
+def mix_weights(parameters: dict[str, nn.Parameter], original: Backbone, share: float) -> None:
+    """Move `parameters` in place to `share` of themselves and the rest of those of the same names in `original`."""
+    for name, parameter in original.model.named_parameters():
+        if name in parameters:
+            parameters[name].copy_(torch.lerp(parameter, parameters[name], share))
+
+
+@torch.no_grad()
+def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step: int) -> dict[str, float]:
     """Mean loss and cosine over those held-out views, and views of held-out scenes, in which any patch counts."""
-    figures: dict[str, float] = {"step": float(step)}
+    figures: dict[str, float] = {}
     for name, samples in validation.items():
         spread = torch.linspace(0, len(samples) - 1, min(len(samples), MAX_VALIDATION_VIEWS)).round().int().tolist()
         pairs = []
@@ -248,7 +200,6 @@ def _validate(
         logger.info(
             "Step %d, %s: loss %.4f, cosine %.4f", step, name, figures[f"{name}/loss"], figures[f"{name}/cosine"]
         )
-    tracker.log({name: value for name, value in figures.items() if name != "step"}, step)
     return figures
 
 

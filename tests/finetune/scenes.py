@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from fit3d_finetune.recipe import Recipe
+from fit3d_finetune.run import Run
 from fit3d_finetune.scenes import Scene, backbone_config, find_scenes
 from fit3d_finetune.target_files import TargetFolder
 from fit3d_finetune.targets import StoreKind, TargetStore
-from fit3d_finetune.train import Run
 from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.decoder import DecoderKind
 from fit3d_ns.export_format import BackboneInfo, DecoderResolution, SceneInfo, ViewInfo

@@ -15,7 +15,8 @@ import fit3d_finetune.precision as module
 import fit3d_finetune.train as training
 from fit3d_finetune.checkpoint import CHECKPOINT_FILE
 from fit3d_finetune.precision import choose_precision, product_seconds
-from fit3d_finetune.train import TrainingInterrupted, finetune, recorded_precision
+from fit3d_finetune.run import recorded_precision
+from fit3d_finetune.train import TrainingInterrupted, finetune
 from fit3d_ns.errors import InputError
 from tests.finetune.scenes import BACKBONE, run_of, scene_of
 

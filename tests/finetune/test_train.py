@@ -232,3 +232,22 @@ def test_the_summary_tells_what_the_targets_cost(tmp_path: Path, scenes: list[Sc
     summary = read_finetuned(finetune(run_of(tmp_path / "out", scenes))).summary
     assert 0 < summary["target_share"] < 1
     assert summary["seconds"] > 0
+
+
+def test_the_result_is_mixed_with_the_original_in_the_share_that_was_asked_for(
+    tmp_path: Path, scenes: list[Scene]
+) -> None:
+    whole = finetune(run_of(tmp_path / "whole", scenes, RECIPE))
+    folder = finetune(run_of(tmp_path / "mixed", scenes, dataclasses.replace(RECIPE, weight_mix=0.3)))
+    original, tuned, mixed = load_backbone(BACKBONE).model.state_dict(), weights(whole), weights(folder)
+    for name, value in mixed.items():
+        torch.testing.assert_close(value, 0.7 * original[name] + 0.3 * tuned[name], msg=name)
+    one, other = (read_finetuned(made).summary for made in (whole, folder))
+    assert one["mixed"] is None
+    assert one["history"] == other["history"], "the training itself is the same"
+    losses = [other["history"][step]["held-out views/loss"] for step in (0, -1)]
+    assert min(losses) < other["mixed"]["held-out views/loss"] < max(losses)
+    assert (
+        f"| 30 % of the fine-tuned weights, the rest the original's | {other['mixed']['held-out views/loss']:.4f}"
+        in (folder / "README.md").read_text()
+    )
