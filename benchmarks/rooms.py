@@ -213,17 +213,16 @@ def probing(work: Path, variant: Variant, split: Split, data: Data) -> Task:
 def programme(
     rooms: Sequence[Path], camvid: Path, work: Path, variants: Sequence[Variant]
 ) -> tuple[list[Task], list[Probe]]:
-    """All tasks, those first that others wait for, and the probing runs that the table shows."""
-    exports: list[Task] = []
-    finetunings: list[Task] = []
-    probings: list[Task] = []
+    """All tasks, one variant after the other, and the probing runs that the table shows."""
+    tasks = [training(room, work) for room in rooms]
     probes: list[Probe] = []
     streets = Data("CamVid", (f"camvid:{camvid / 'train'}",), (f"camvid:{camvid / 'val'}",), ("segmentation",))
     for variant in variants:
-        exports += [export(room, work, variant) for room in rooms]
+        tasks += [export(room, work, variant) for room in rooms]
+        probings: list[Task] = []
         for split in variant.splits:
             kinds = ("gaussians", "mirror") if variant.control else ("gaussians",)
-            finetunings += [finetuning(rooms, work, variant, split, kind) for kind in kinds]
+            tasks += [finetuning(rooms, work, variant, split, kind) for kind in kinds]
             train = tuple(str(room) for room in rooms if room.name not in split.held_out)
             test = tuple(str(room) for room in rooms if room.name in split.held_out)
             all_data = [Data("rooms", train, test, ALL_TASKS)]
@@ -232,9 +231,8 @@ def programme(
             for data in all_data:
                 probings.append(probing(work, variant, split, data))
                 probes.append(Probe(variant.name, split.name, data.name, probings[-1].makes))
-    trainings = [training(room, work) for room in rooms]
-    evaluations = [evaluation(room, work) for room in rooms]
-    return [*trainings, *exports, *finetunings, *probings, *evaluations], probes
+        tasks += probings
+    return [*tasks, *(evaluation(room, work) for room in rooms)], probes
 
 
 def _slug(name: str) -> str:
