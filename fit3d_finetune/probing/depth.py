@@ -146,14 +146,24 @@ def _predict(
         blocks: dict[str, Tensor] = {}
         for name in encoded.maps:
             features = statistics[name](encoded.features(name, index))
-            if upsampling > 1:
-                features = upsample_to_pixels(features, features.shape[0] * upsampling, features.shape[1] * upsampling)
-            h, w = features.shape[:2]
-            blocks[name] = features.reshape(1, h * w, -1)
+            grid = (features.shape[0], features.shape[1])
+            blocks[name] = features.flatten(0, 1)[None]
             blocks[f"{name}/class"] = statistics[f"{name}/class"](encoded.class_token(name, index))[None, None]
         outputs = heads(blocks) if len(indices) == 1 else heads.one_seed(blocks, s)
-        per_window.append(bins_to_depth(outputs, max_depth).flatten(0, 1).unflatten(-1, (h, w)))
+        # The published head upsamples its features. A linear layer and bilinear interpolation commute, and here the
+        # layer goes first: it then meets 1 / upsampling^2 of the places.
+        outputs = _upsampled(outputs.unflatten(2, grid), upsampling)
+        per_window.append(bins_to_depth(outputs, max_depth).flatten(0, 1))
     return per_window
+
+
+def _upsampled(outputs: Tensor, factor: int) -> Tensor:
+    """[arms, seeds, h, w, K] to [arms, seeds, factor * h, factor * w, K], bilinearly."""
+    if factor == 1:
+        return outputs
+    arms, seeds, h, w, K = outputs.shape
+    maps = upsample_to_pixels(outputs.permute(2, 3, 0, 1, 4).reshape(h, w, -1), h * factor, w * factor)
+    return maps.unflatten(-1, (arms, seeds, K)).permute(2, 3, 0, 1, 4)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ and the mean over pixels is estimated without bias at a hundredth of the cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -61,10 +62,9 @@ def train_segmentation(
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            batches = [_batch(encoded, statistics, read_labels, seed, step, protocol) for seed in seeds]
-            blocks = {name: torch.stack([batch[0][name] for batch in batches]) for name in encoded.maps}
-            labels = torch.stack([batch[1] for batch in batches])
-            logits = heads(blocks)  # [arms, seeds, N, K]
+            batches = [_draw(encoded, read_labels, seed, step, protocol) for seed in seeds]
+            labels = torch.stack([torch.cat([drawn.labels for drawn in batch]) for batch in batches])
+            logits = _logits(heads, encoded, statistics, batches)
             loss = F.cross_entropy(
                 logits.flatten(0, 2), labels.expand(len(arms), -1, -1).flatten(), ignore_index=VOID, reduction="none"
             )
@@ -77,18 +77,21 @@ def train_segmentation(
     return heads
 
 
-def _batch(
-    encoded: EncodedWindows,
-    statistics: Mapping[str, Standardization],
-    read_labels: Any,
-    seed: int,
-    step: int,
-    protocol: Protocol,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Features [N, C] by backbone and labels [N] of a seed's random pixels; unlabelled windows give void pixels."""
+@dataclass(frozen=True)
+class _Drawn:
+    """Random pixels of one window."""
+
+    window: int
+    places: Array
+    """[n, 2]: x and y in the window, in 0..1."""
+    labels: Tensor
+    """[n]; all void if the window has no labelled pixel."""
+
+
+def _draw(encoded: EncodedWindows, read_labels: Any, seed: int, step: int, protocol: Protocol) -> list[_Drawn]:
+    """What a seed sees in a step."""
     random = np.random.default_rng([seed, step])
-    rows: dict[str, list[Tensor]] = {name: [] for name in encoded.maps}
-    classes = []
+    drawn = []
     for index in random.integers(0, len(encoded), protocol.segmentation_windows):
         window = encoded.windows[index]
         labels = read_labels(window.image)
@@ -100,10 +103,44 @@ def _batch(
         chosen = random.choice(valid, protocol.pixels_per_window)
         r, c = np.divmod(chosen, cut.shape[1])
         places = window.places(r + row.start, c + column.start, *labels.shape)
-        for name in encoded.maps:
-            rows[name].append(sample_features(encoded.features(name, int(index)), places))
-        classes.append(torch.from_numpy(cut[r, c].astype(np.int64)))
-    return {name: statistics[name](torch.cat(parts)) for name, parts in rows.items()}, torch.cat(classes)
+        drawn.append(_Drawn(int(index), places, torch.from_numpy(cut[r, c].astype(np.int64))))
+    return drawn
+
+
+def _logits(
+    heads: LinearHeads,
+    encoded: EncodedWindows,
+    statistics: Mapping[str, Standardization],
+    batches: Sequence[Sequence[_Drawn]],
+) -> Tensor:
+    """Logits [arms, seeds, N, K] at the pixels that were drawn, one batch per seed.
+
+    The linear layer goes before the interpolation where there are fewer patches than pixels, and after it elsewhere.
+    """
+
+    def maps(drawn: _Drawn) -> dict[str, Tensor]:
+        return {name: statistics[name](encoded.features(name, drawn.window)) for name in encoded.maps}
+
+    first = batches[0][0]
+    h, w = next(iter(maps(first).values())).shape[:2]
+    if len(first.places) <= h * w:
+        blocks: dict[str, list[Tensor]] = {name: [] for name in encoded.maps}
+        for batch in batches:
+            rows = [{name: sample_features(map, d.places) for name, map in maps(d).items()} for d in batch]
+            for name in blocks:
+                blocks[name].append(torch.cat([row[name] for row in rows]))
+        return heads({name: torch.stack(rows) for name, rows in blocks.items()})
+    per_seed = []
+    for s, batch in enumerate(batches):
+        parts = []
+        for d in batch:
+            found = maps(d)
+            h, w = next(iter(found.values())).shape[:2]
+            logits = heads.one_seed({name: map.flatten(0, 1)[None] for name, map in found.items()}, s)[:, 0]
+            at_pixels = sample_features(logits.permute(1, 0, 2).reshape(h, w, -1), d.places)
+            parts.append(at_pixels.unflatten(1, (len(logits), heads.outputs)).permute(1, 0, 2))
+        per_seed.append(torch.cat(parts, dim=1))
+    return torch.stack(per_seed, dim=1)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fit3d_finetune.probing.depth import (
     MIN_DEPTH,
     DepthScores,
+    _predict,
     bins_to_depth,
     gradient_loss,
     predict_depth,
@@ -21,6 +22,7 @@ from fit3d_finetune.probing.depth import (
 )
 from fit3d_finetune.probing.encoding import Window, standardizations
 from fit3d_finetune.probing.results import Arm
+from fit3d_ns.patch_grid import upsample_to_pixels
 from tests.probing.scenes import FakeEncoded, FakeImage, tiny
 
 ARMS = [Arm("good", ("good",)), Arm("noise", ("noise",))]
@@ -181,3 +183,24 @@ def test_means_over_images_leave_out_those_without_depth() -> None:
     assert result.abs_rel == [0.25]
     assert result.rmse_per_image[0][0] == 1.0
     assert np.isnan(result.rmse_per_image[0][1])
+
+
+def test_upsampled_outputs_equal_the_outputs_of_upsampled_features() -> None:
+    """The published head upsamples its features by 4; here the layer goes first."""
+    encoded = planted(1, 3)
+    statistics = standardizations(encoded)
+    heads = train_depth(encoded, statistics, ARMS, (0, 1), tiny(), MAX_DEPTH)
+    wide = {
+        name: upsample_to_pixels(statistics[name](encoded.features(name, 0)), 4 * GRID[0], 4 * GRID[1])
+        for name in encoded.maps
+    }
+    tokens = {f"{name}/class": statistics[f"{name}/class"](encoded.class_token(name, 0)) for name in encoded.maps}
+    with torch.no_grad():
+        [found] = _predict(heads, encoded, statistics, [0], 4, MAX_DEPTH)
+        outputs = heads(
+            {name: map.flatten(0, 1)[None] for name, map in wide.items()}
+            | {name: token[None, None] for name, token in tokens.items()}
+        )
+    expected = bins_to_depth(outputs, MAX_DEPTH).flatten(0, 1).unflatten(-1, (4 * GRID[0], 4 * GRID[1]))
+    assert found.std() > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,13 @@ import torch.nn.functional as F
 from fit3d_finetune.probing.encoding import Window, sliding_windows, standardizations
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.results import Arm
-from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
+from fit3d_finetune.probing.segmentation import (
+    SegmentationScores,
+    _Drawn,
+    _logits,
+    predict_segmentation,
+    train_segmentation,
+)
 from tests.probing.scenes import FakeEncoded, FakeImage, tiny
 
 ARMS = [Arm("good", ("good",)), Arm("noise", ("noise",)), Arm("good + noise", ("good", "noise"))]
@@ -126,3 +134,16 @@ def test_the_few_labelled_pixels_of_a_window_are_the_ones_drawn() -> None:
     )
     bias = heads.bias[0, 0, 0].detach()
     assert bias[1] > 0 > max(bias[0], bias[2])
+
+
+def test_the_layer_before_or_after_the_interpolation_gives_the_same_heads() -> None:
+    """48 patches per window: fewer pixels are interpolated first, more of them last."""
+    train = planted(3, seed=1)
+    statistics = standardizations(train)
+
+    windows = [[_Drawn(i, np.random.default_rng(s).random((60, 2)), torch.zeros(60)) for i in range(3)] for s in (0, 1)]
+    fewer = [[replace(d, places=d.places[:30]) for d in batch] for batch in windows]
+    trained = train_segmentation(train, statistics, ARMS, 3, (0, 1), tiny(pixels_per_window=60))
+    last, first = (_logits(trained, train, statistics, batches) for batches in (windows, fewer))
+    assert last.shape == (3, 2, 180, 3)
+    torch.testing.assert_close(last.unflatten(2, (3, 60))[:, :, :, :30].flatten(2, 3), first, atol=1e-4, rtol=1e-4)
