@@ -19,8 +19,8 @@ from torch import Tensor
 from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint, input_size
 from fit3d_ns.console import logger
 from fit3d_ns.errors import InputError
-from fit3d_ns.export_format import BackboneInfo, RasterizeMode, SceneInfo, ViewInfo, resolve
-from fit3d_ns.feature_cache import extract_feature_maps
+from fit3d_ns.export_format import BackboneInfo, RasterizeMode, SceneInfo, Split, ViewInfo, resolve
+from fit3d_ns.feature_cache import FeatureMaps, extract_feature_maps
 from fit3d_ns.feature_lift import LiftedFeatures, fit_space, lift_feature_maps
 from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.images import load_image, load_mask
@@ -41,6 +41,8 @@ FEWEST_SEEN = 0.02
 LEAST_PSNR = 12.0
 """Below this many dB between rendered and true colours, Gaussians and photos hardly belong together."""
 
+SPLITS: tuple[Split, ...] = ("train", "eval")
+
 _COMPARED_VIEWS = 4
 
 
@@ -58,6 +60,40 @@ class LiftScene:
     """[3, 4], as in `SceneInfo`."""
     scale: float
     rasterize_mode: RasterizeMode
+
+    def geometry(self, device: torch.device | str = "cpu") -> tuple[Geometry, Tensor]:
+        """The Gaussians' shape, and their SH coefficients [N, K, 3]."""
+        names = ("means", "quats", "scales", "opacities", "sh")
+        means, quats, scales, opacities, sh = (torch.from_numpy(getattr(self.splats, name)) for name in names)
+        return Geometry(means, quats, scales, opacities, self.rasterize_mode).to(device), sh.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class PosedMaps:
+    """Views with the backbone's features of their photos."""
+
+    views: list[ViewInfo]
+    photos: Sequence[np.ndarray]
+    """Undistorted, uint8 RGB."""
+    maps: FeatureMaps
+    cameras: list[View]
+    """At the size that the backbone sees."""
+
+
+def posed_maps(
+    scene: LiftScene,
+    split: Split,
+    config: BackboneConfig,
+    device: torch.device | str = "cpu",
+    cache_dir: Path | None = None,
+) -> PosedMaps:
+    """The backbone's features of a split of the views, from the cache where they are there; see `lift_scene`."""
+    views = [view for view in scene.views if view.split == split]
+    photos = _Photos(views, scene.images_root)
+    maps = extract_feature_maps(photos, config, cache_dir, device, [view.path for view in views])
+    identity = backbone_fingerprint(config)
+    pairs = zip(views, maps.grid_sizes, strict=True)
+    return PosedMaps(views, photos, maps, [_camera(view, grid, scene.images_root, identity) for view, grid in pairs])
 
 
 def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple[LiftScene, BackboneInfo]:
@@ -100,27 +136,12 @@ def lift_scene(
     Raises:
         InputError: no training views, or Gaussians that hardly any of them sees.
     """
-    identity = backbone_fingerprint(config)
-    views = {split: [view for view in scene.views if view.split == split] for split in ("train", "eval")}
-    if not views["train"]:
+    parts = {split: posed_maps(scene, split, config, device, cache_dir) for split in SPLITS}
+    train, held_out = parts["train"], parts["eval"]
+    if not train.views:
         raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
-    photos = {split: _Photos(part, scene.images_root) for split, part in views.items()}
-    maps = {
-        split: extract_feature_maps(images, config, cache_dir, device, [view.path for view in images.views])
-        for split, images in photos.items()
-    }
-    cameras = {
-        split: [
-            _camera(view, grid, scene.images_root, identity)
-            for view, grid in zip(part, maps[split].grid_sizes, strict=True)
-        ]
-        for split, part in views.items()
-    }
-    splats = {field.name: torch.from_numpy(getattr(scene.splats, field.name)) for field in dataclasses.fields(Splats)}
-    geometry = Geometry(
-        splats["means"], splats["quats"], splats["scales"], splats["opacities"], scene.rasterize_mode
-    ).to(device)
-    psnr = _color_psnr(geometry, splats["sh"].to(device), photos["train"], cameras["train"])
+    geometry, sh = scene.geometry(device)
+    psnr = _color_psnr(geometry, sh, train)
     if psnr < LEAST_PSNR:
         logger.warning(
             "The Gaussians of %s render to %.1f dB of its photos: they may not be in the cameras' frame, and features "
@@ -130,14 +151,14 @@ def lift_scene(
             psnr,
         )
     start = time.monotonic()
-    space = fit_space(maps["train"], feature_dim)
+    space = fit_space(train.maps, feature_dim)
     logger.info(
         "Features: %d channels of %d, which hold %.1f %% of the variance.",
         len(space.scales),
         len(space.mean),
         100 * space.explained,
     )
-    lifted = lift_feature_maps(geometry, cameras["train"], maps["train"], space, options)
+    lifted = lift_feature_maps(geometry, train.cameras, train.maps, space, options)
     seconds = time.monotonic() - start
     seen = float(lifted.seen.float().mean())
     if seen < FEWEST_SEEN:
@@ -147,7 +168,7 @@ def lift_scene(
             "--dataparser-transforms)."
         )
     report = {
-        "views": len(views["train"]),
+        "views": len(train.views),
         "feature_dim": len(space.scales),
         "explained_variance": space.explained,
         "gaussians": len(geometry),
@@ -158,12 +179,12 @@ def lift_scene(
         "seconds": round(seconds, 3),
         "options": dataclasses.asdict(options),
     }
-    if views["eval"]:
-        report["held_out_cosine"] = held_out_cosine(geometry, lifted, cameras["eval"], maps["eval"])
+    if held_out.views:
+        report["held_out_cosine"] = held_out_cosine(geometry, lifted, held_out.cameras, held_out.maps)
         logger.info("Held-out views: cosine %.3f.", report["held_out_cosine"])
-    grids = {
-        id(view): grid for split, part in views.items() for view, grid in zip(part, maps[split].grid_sizes, strict=True)
-    }
+    pairs = [pair for part in parts.values() for pair in zip(part.views, part.cameras, strict=True)]
+    grids = {view.path: camera.grid for view, camera in pairs}
+    identity = backbone_fingerprint(config)
     info = SceneInfo(
         scene=scene.name,
         backbone=BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__}),
@@ -177,8 +198,9 @@ def lift_scene(
         scale=scene.scale,
         rasterize_mode=scene.rasterize_mode,
         images_root=str(scene.images_root),
-        views=tuple(dataclasses.replace(view, grid=grids[id(view)]) for view in scene.views),
+        views=tuple(dataclasses.replace(view, grid=grids[view.path]) for view in scene.views),
     )
+    splats = {field.name: torch.from_numpy(getattr(scene.splats, field.name)) for field in dataclasses.fields(Splats)}
     return FeatureGaussians(**splats, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
 
 
@@ -198,11 +220,11 @@ def held_out_cosine(geometry: Geometry, lifted: LiftedFeatures, views: Sequence[
 
 
 @torch.no_grad()
-def _color_psnr(geometry: Geometry, sh: Tensor, photos: Sequence[np.ndarray], views: Sequence[View]) -> float:
+def _color_psnr(geometry: Geometry, sh: Tensor, posed: PosedMaps) -> float:
     """PSNR (dB) of a few rendered views, their errors pooled; sh: [N, K, 3]."""
     errors = []
-    for index in range(0, len(views), -(-len(views) // _COMPARED_VIEWS)):
-        view = views[index]
+    for index in range(0, len(posed.views), -(-len(posed.views) // _COMPARED_VIEWS)):
+        view = posed.cameras[index]
         image, _, _ = rasterization(
             geometry.means,
             geometry.quats,
@@ -217,7 +239,7 @@ def _color_psnr(geometry: Geometry, sh: Tensor, photos: Sequence[np.ndarray], vi
             sh_degree={1: 0, 4: 1, 9: 2, 16: 3}[sh.shape[1]],
             rasterize_mode=geometry.rasterize_mode,
         )
-        photo = cv2.resize(photos[index], (view.width, view.height), interpolation=cv2.INTER_AREA)
+        photo = cv2.resize(posed.photos[index], (view.width, view.height), interpolation=cv2.INTER_AREA)
         errors.append((image[0].clamp(0, 1).cpu() - torch.from_numpy(photo) / 255).square().mean())
     return float(-10 * torch.log10(torch.stack(errors).mean().clamp_min(1e-10)))
 
