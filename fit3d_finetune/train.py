@@ -123,7 +123,7 @@ def _train(
         task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
         for step, samples in loader:
             lr = recipe.lr * lr_factor(step, total, recipe)
-            figures = _step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+            figures = training_step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
             if step % LOG_EVERY == 0:
                 scalars = {name: float(value) for name, value in figures.items()}
                 tracker.log({f"train/{name}": value for name, value in scalars.items()} | {"train/lr": lr}, step)
@@ -148,7 +148,7 @@ def _train(
     return finished
 
 
-def _step(
+def training_step(
     backbone: Backbone,
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,

@@ -12,7 +12,7 @@ from fit3d_finetune.optimizer import build_optimizer, set_lr, tuned_parameters
 from fit3d_finetune.recipe import PRESETS, Recipe, lr_factor
 from fit3d_finetune.samples import Sample, Samples
 from fit3d_finetune.scenes import Scene, view_refs
-from fit3d_finetune.train import _step
+from fit3d_finetune.train import training_step
 from fit3d_ns.backbone import Backbone, load_backbone
 from fit3d_ns.errors import InputError
 from tests.finetune.scenes import BACKBONE, store_of
@@ -63,7 +63,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(batch: list[Sample]
         backbone = load_backbone(BACKBONE)
         parameters = list(tuned_parameters(backbone).values())
         recipe = Recipe(batch_size=size, accumulate=4, clip_norm=1e9)
-        figures = _step(backbone, parameters, build_optimizer(backbone, recipe), batch, recipe, 0.0)
+        figures = training_step(backbone, parameters, build_optimizer(backbone, recipe), batch, recipe, 0.0)
         found.append((gradients(backbone), figures))
     for others, figures in found[1:]:
         for name, gradient in found[0][0].items():
@@ -91,7 +91,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(batch: list[Sampl
 def test_the_gradient_is_clipped(backbone: Backbone, batch: list[Sample]) -> None:
     recipe = Recipe(clip_norm=1e-3)
     parameters = list(tuned_parameters(backbone).values())
-    figures = _step(backbone, parameters, build_optimizer(backbone, recipe), batch[:2], recipe, 0.0)
+    figures = training_step(backbone, parameters, build_optimizer(backbone, recipe), batch[:2], recipe, 0.0)
     assert float(figures["grad_norm"]) > 1e-3
     total = torch.stack([p.grad.norm() for p in parameters]).norm()
     assert float(total) == pytest.approx(1e-3, rel=1e-3)
@@ -102,7 +102,7 @@ def test_a_diverged_training_says_so(backbone: Backbone, batch: list[Sample]) ->
         backbone.model.norm.weight.fill_(float("inf"))
     parameters = list(tuned_parameters(backbone).values())
     with pytest.raises(InputError, match=r"diverged .*: lower --lr"):
-        _step(backbone, parameters, build_optimizer(backbone, Recipe()), batch[:2], Recipe(), 0.1)
+        training_step(backbone, parameters, build_optimizer(backbone, Recipe()), batch[:2], Recipe(), 0.1)
 
 
 def test_the_paper_preset_is_as_published() -> None:

@@ -45,14 +45,14 @@ def test_a_run_that_goes_on_keeps_the_precision_that_it_began_with(
     out = tmp_path / "out"
     assert recorded_precision(out) is None
     begun = dataclasses.replace(run_of(out, [scene]), backbone=dataclasses.replace(BACKBONE, precision="bf16"))
-    step = training._step
+    step = training.training_step
 
     def interrupted(*arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
         return step(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
+        patch.setattr(training, "training_step", interrupted)
         with pytest.raises(TrainingInterrupted):
             finetune(begun)
     assert recorded_precision(out) == "bf16"

@@ -69,7 +69,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_been(
 ) -> None:
     whole = finetune(run_of(tmp_path / "whole", scenes, RECIPE))
     run = run_of(tmp_path / "parts", scenes, RECIPE)
-    step, done = training._step, 0
+    step, done = training.training_step, 0
 
     def interrupted(*arguments: object) -> object:
         nonlocal done
@@ -79,7 +79,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_been(
             os.kill(os.getpid(), signal.SIGINT)
         return figures
 
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(training, "training_step", interrupted)
     for stop in stops:
         with pytest.raises(TrainingInterrupted, match=f"stopped at step {stop} of 12; the same command goes on"):
             finetune(run)
@@ -100,7 +100,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(
 ) -> None:
     whole = finetune(run_of(tmp_path / "whole", scenes, RECIPE))
     run = run_of(tmp_path / "parts", scenes, RECIPE, save_seconds=0.0)
-    step, done = training._step, 0
+    step, done = training.training_step, 0
 
     def dying(*arguments: object) -> object:
         nonlocal done
@@ -109,7 +109,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(
             raise Stop
         return step(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_step", dying)
+    monkeypatch.setattr(training, "training_step", dying)
     with pytest.raises(Stop):
         finetune(run)
     finetune(run)

@@ -39,7 +39,7 @@ def test_a_scene_gives_images_labels_depth_in_metres_and_opencv_cameras(scene: P
     assert data.classes == tuple(CLASSES)
     assert data.has_labels
     assert data.has_depth
-    assert data.has_cameras
+    assert data.has_geometry
     image = data.images[0]
     assert image.image().shape == (HEIGHT, WIDTH, 3)
     assert image.labels(3).dtype == np.uint8
@@ -52,12 +52,12 @@ def test_a_scene_gives_images_labels_depth_in_metres_and_opencv_cameras(scene: P
 
 def test_a_lens_with_distortion_gives_no_camera_for_correspondences(scene: Path) -> None:
     change_transforms(scene, k1=0.01)
-    assert not read_data([str(scene)])[0].has_cameras
+    assert not read_data([str(scene)])[0].has_geometry
 
 
 def test_a_fisheye_lens_is_no_pinhole_camera_even_without_distortion(scene: Path) -> None:
     change_transforms(scene, camera_model="OPENCV_FISHEYE")
-    assert not read_data([str(scene)])[0].has_cameras
+    assert not read_data([str(scene)])[0].has_geometry
 
 
 def test_a_camera_for_images_of_another_size_is_refused(scene: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_folder_is_told_from_a_scene_and_matches_files_by_stem(tmp_path: Path)
     assert [image.name for image in data.images] == ["plain/0", "plain/1", "plain/2"]
     assert data.has_labels
     assert data.has_depth
-    assert not data.has_cameras
+    assert not data.has_geometry
     assert data.images[1].label_path == tmp_path / "plain/annotations/1.png"
     assert float(data.images[1].depth()[0, 0]) == pytest.approx(1.5)
 
@@ -80,7 +80,7 @@ def test_a_folder_is_told_from_a_scene_and_matches_files_by_stem(tmp_path: Path)
 def test_a_kind_before_the_path_decides_against_the_guess(scene: Path) -> None:
     with pytest.raises(InputError, match=r"annotations|images"):
         read_data([f"folder:{scene / 'nothing'}"])
-    assert read_data([f"scene:{scene}"])[0].has_cameras
+    assert read_data([f"scene:{scene}"])[0].has_geometry
 
 
 def test_a_folder_without_labels_has_no_classes(tmp_path: Path) -> None:
