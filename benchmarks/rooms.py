@@ -65,7 +65,7 @@ class Variant:
 
 VARIANTS = (
     Variant("block 9", ("--backbone.weights", "offline"), SPLITS, camvid=True),
-    Variant("last block", ("--backbone.weights", "offline", "--backbone.layer", "11"), SPLITS[:1]),
+    Variant("last block", ("--backbone.weights", "offline", "--backbone.layer", "11"), SPLITS[:1], control=False),
     Variant(
         "random network",
         ("--backbone.weights", "random", "--backbone.name", "vit_small_patch14_dinov2", "--backbone.layer", "8"),
