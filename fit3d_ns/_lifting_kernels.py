@@ -1,11 +1,11 @@
 # mypy: disable-error-code=no-untyped-def
 # Numba infers the types of these functions; shapes are in the docstrings.
-"""Blending weights averaged over the cells of a patch grid, as sparse rows, and products with them (Numba + BLAS).
+"""Blending weights averaged over the cells of a patch grid, as sparse rows, and products with them (Numba).
 
 For one view, B[cell, i] = sum over pixels p of share[cell, p] w[p, i], with w the blending weights of the rasteriser
-(the same arithmetic: `_wide_kernels`) and share the part of the cell's mean that a pixel gives. A 16x16 tile touches
-few cells, so its part of B is one small matrix product per chunk of Gaussians; a cell then adds up its tiles. Nothing
-of the size of pixels x Gaussians is ever stored.
+(the same code: `_wide_kernels.collect_chunk`) and share the part of the cell's mean that a pixel gives. A 16x16 tile
+touches few cells, so its part of B is one small matrix product per chunk of Gaussians, as for gradients of features; a
+cell then adds up its tiles. Nothing of the size of pixels x Gaussians is ever stored.
 
 Every sum is taken in an order that does not depend on the number of threads.
 """
@@ -15,66 +15,59 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from fit3d_ns.rasterization._binning_kernels import STRIDE, TILE
-from fit3d_ns.rasterization._blend_kernels import F0, HALF, PIXELS, live_rows, start_tile
-from fit3d_ns.rasterization._wide_kernels import _STATE, _W, CHUNK, _weights
+from fit3d_ns.rasterization._binning_kernels import TILE
+from fit3d_ns.rasterization._blend_kernels import F0, HALF, start_tile
+from fit3d_ns.rasterization._microkernels import HALF_ROW, LANES, LISTS, add_inner, aligned, sparse_row
+from fit3d_ns.rasterization._row_kernels import PIXELS, live_rows
+from fit3d_ns.rasterization._wide_kernels import CHUNK, STATE, collect_chunk
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _tile_shares(x0, y0, size, rows, columns, share_y, share_x, mask):
-    """[256, cells]: what each pixel of a tile adds to the cells rows[0]..rows[1]-1 x columns[0]..columns[1]-1."""
-    width, height = size
+def _tile_shares(x0, y0, size, rows, columns, share_y, share_x, mask, width, shares):
+    """shares [256, width]: what each pixel of a tile adds to each cell of the ranges rows x columns, rows first."""
+    image_width, image_height = size
     across = columns[1] - columns[0]
-    shares = np.zeros((PIXELS, (rows[1] - rows[0]) * across), np.float32)
-    for r in range(min(TILE, height - y0)):
-        for j in range(min(TILE, width - x0)):
+    shares[: PIXELS * width] = F0
+    for r in range(min(TILE, image_height - y0)):
+        for j in range(min(TILE, image_width - x0)):
             for cy in range(rows[0], rows[1]):
                 for cx in range(columns[0], columns[1]):
-                    shares[r * TILE + j, (cy - rows[0]) * across + cx - columns[0]] = (
+                    shares[(r * TILE + j) * width + (cy - rows[0]) * across + cx - columns[0]] = (
                         share_y[cy, y0 + r] * share_x[cx, x0 + j] * mask[y0 + r, x0 + j]
                     )
-    return shares
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _tile_range(start, stop, offsets, lists, packed, size, tile_w, cells_y, cells_x, share_y, share_x, mask, starts,
                 values):  # fmt: skip
-    width, height = size
-    state = np.empty(_STATE, np.float32)
+    state = aligned(STATE)
     live = np.empty(TILE, np.int64)
-    weights = np.empty((CHUNK, PIXELS), np.float32)
-    flat = weights.reshape(CHUNK * PIXELS)
-    chosen = np.empty(CHUNK, np.int64)
+    places = np.arange(CHUNK).astype(np.int32)
+    rows, counts = np.empty(LISTS * CHUNK, np.int32), np.empty(LISTS, np.int64)
+    weights = aligned(LISTS * CHUNK * HALF_ROW)
+    most = max(np.max(cells_y[:, 1] - cells_y[:, 0]) * np.max(cells_x[:, 1] - cells_x[:, 0]), LANES)
+    shares, sums = aligned(PIXELS * most), aligned(CHUNK * most)
     for tile in range(start, stop):
         if offsets[tile] == offsets[tile + 1]:
             continue
         tx, ty = tile % tile_w, tile // tile_w
         x0, y0 = tx * TILE, ty * TILE
-        start_tile(state, x0, y0, width, height)
-        shares = _tile_shares(x0, y0, size, cells_y[ty], cells_x[tx], share_y, share_x, mask)
-        cells = shares.shape[1]
-        product = np.empty((CHUNK, cells), np.float32)
-        fx0 = np.float32(x0) + HALF
-        fy0 = np.float32(y0) + HALF
+        start_tile(state, x0, y0, size[0], size[1])
+        cells = (cells_y[ty, 1] - cells_y[ty, 0]) * (cells_x[tx, 1] - cells_x[tx, 0])
+        width = max(cells, LANES)
+        _tile_shares(x0, y0, size, cells_y[ty], cells_x[tx], share_y, share_x, mask, width, shares)
         at = offsets[tile]
         while at < offsets[tile + 1] and live_rows(state, live) > 0:
-            m = 0
             until = min(at + CHUNK, offsets[tile + 1])
+            sums[: CHUNK * width] = F0
+            collect_chunk(at, until, lists, places, packed, np.float32(x0) + HALF, np.float32(y0) + HALF, live, state,
+                          rows, counts, weights, sums, 0)  # fmt: skip
+            add_inner(weights, rows, counts, CHUNK, shares, width, sums)
             for entry in range(at, until):
-                if (entry - at) % 32 == 31 and live_rows(state, live) == 0:
-                    break
-                if _weights(lists[entry] * STRIDE, packed, fx0, fy0, state, live):
-                    for j in range(PIXELS):
-                        flat[(m & (CHUNK - 1)) * PIXELS + j] = state[_W + j]
-                    chosen[m] = entry
-                    m += 1
+                to = starts[tile] + (entry - offsets[tile]) * cells
+                for c in range(cells):
+                    values[to + c] = sums[(entry - at) * width + c]
             at = until
-            if m > 0:
-                np.dot(weights[:m], shares, product[:m])
-                for e in range(m):
-                    to = starts[tile] + (chosen[e] - offsets[tile]) * cells
-                    for c in range(cells):
-                        values[to + c] = product[e, c]
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -142,30 +135,12 @@ def cell_rows(parts, grid, ids, offsets, lists, tile_w, tiles_y, tiles_x, cells_
                     data[to + k] = sums[met[k]]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _multiply_range(start, stop, indptr, indices, data, dense, out):
-    channels = dense.shape[1]
-    for row in range(start, stop):
-        for c in range(channels):
-            out[row, c] = F0
-        at, end = indptr[row], indptr[row + 1]
-        # Four terms at a time: the row of sums is loaded and stored a quarter as often.
-        while at + 4 <= end:
-            a, b, d, e = indices[at], indices[at + 1], indices[at + 2], indices[at + 3]
-            va, vb, vd, ve = data[at], data[at + 1], data[at + 2], data[at + 3]
-            for c in range(channels):
-                out[row, c] += (va * dense[a, c] + vb * dense[b, c]) + (vd * dense[d, c] + ve * dense[e, c])
-            at += 4
-        while at < end:
-            a, va = indices[at], data[at]
-            for c in range(channels):
-                out[row, c] += va * dense[a, c]
-            at += 1
-
-
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def multiply(bounds, indptr, indices, data, dense, out):
-    """out [R, D] = a sparse matrix [R, M] (CSR) times dense [M, D]; bounds: row ranges of the threads."""
+    """out [R, D] = a sparse matrix [R, M] (CSR) times dense [M, D], D >= `LANES`; bounds: row ranges of the threads."""
+    channels = dense.shape[1]
+    flat, sums = dense.reshape(dense.size), out.reshape(out.size)
     for thread in prange(bounds.size - 1):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        _multiply_range(bounds[part], bounds[part + 1], indptr, indices, data, dense, out)
+        for row in range(bounds[part], bounds[part + 1]):
+            sparse_row(data, indices, indptr[row], indptr[row + 1], flat, channels, sums, row * channels)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_ns.console import progress
@@ -219,11 +220,12 @@ class SparseOperator:
         from fit3d_ns import _lifting_kernels
         from fit3d_ns.rasterization.threads import kernel_launch
 
-        out = torch.empty(rows, dense.shape[1])
-        values = dense.detach().float().contiguous().numpy()
+        channels, narrow = dense.shape[1], max(0, _lifting_kernels.LANES - dense.shape[1])
+        values = F.pad(dense.detach().float(), (0, narrow)).contiguous()
+        out = torch.empty(rows, channels + narrow)
         with kernel_launch():
-            _lifting_kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values, out.numpy())
-        return out
+            _lifting_kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values.numpy(), out.numpy())
+        return out[:, :channels]
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]

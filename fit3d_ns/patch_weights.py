@@ -14,7 +14,7 @@ def view_rows(geometry: Geometry, view: View) -> Rows:
     """B of one view in CSR: indptr [h * w + 1], columns (Gaussians) and values; memory of the tile lists' entries."""
     from fit3d_ns import _lifting_kernels
     from fit3d_ns.rasterization.cpu import bin_gaussians
-    from fit3d_ns.rasterization.threads import blas_kernel_launch, thread_count
+    from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
     means2d, ldl, opacities, depths, radii = _projected(geometry, view)
     h, w = view.grid
@@ -29,7 +29,7 @@ def view_rows(geometry: Geometry, view: View) -> Rows:
     cells_y, tiles_y = _overlapping(share_y)
     cells_x, tiles_x = _overlapping(share_x)
     tile_w = len(cells_x)
-    with blas_kernel_launch():
+    with kernel_launch():
         tiles = bin_gaussians(means2d, ldl, opacities, depths, radii, view.width, view.height)
         cells = np.outer(cells_y[:, 1] - cells_y[:, 0], cells_x[:, 1] - cells_x[:, 0]).reshape(-1)
         starts = np.concatenate([[0], np.cumsum(np.diff(tiles.offsets) * cells)]).astype(np.int64)

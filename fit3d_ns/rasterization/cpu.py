@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fit3d_ns.console import logger
-from fit3d_ns.rasterization.threads import blas_kernel_launch, kernel_launch, thread_count
+from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
 # Up to this many channels are blended in registers, more go through a matrix product per tile.
 NARROW = 4
@@ -56,6 +56,26 @@ def kernels() -> _Kernels:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
+
+
+def _empty(*shape: int) -> np.ndarray:
+    """A float32 array whose memory NumPy asks the system for in huge pages where it is large.
+
+    torch's comes in pages of 4 KB: touching a map of 384 channels for the first time takes four times as long then.
+    """
+    return np.empty(shape, np.float32)
+
+
+def _zeros(*shape: int) -> np.ndarray:
+    array = _empty(*shape)
+    array.fill(0)  # np.zeros would take small pages
+    return array
+
+
+def _padded(colors: np.ndarray) -> np.ndarray:
+    """colors [..., D] with zeros up to the fewest channels that the wide kernels take."""
+    missing = kernels().wide.FEWEST_CHANNELS - colors.shape[-1]
+    return np.pad(colors, [(0, 0)] * (colors.ndim - 1) + [(0, missing)]) if missing > 0 else colors
 
 
 class Project(torch.autograd.Function):
@@ -203,7 +223,7 @@ class Blend(torch.autograd.Function):
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
         n_cameras, channels = means2d.shape[0], colors.shape[-1]
-        image = torch.empty(n_cameras, height, width, channels)
+        image = torch.from_numpy(_empty(n_cameras, height, width, channels))
         final_t = np.empty((n_cameras, height, width), np.float32)
         back = np.zeros((n_cameras, channels), np.float32) if backgrounds is None else _array(backgrounds)
         geometry = [_array(t) for t in (means2d, ldl, opacities, depths, radii)]
@@ -213,7 +233,9 @@ class Blend(torch.autograd.Function):
             raise ValueError(f"opacities must be at most 1, the largest is {geometry[2].max():g}.")
         tiles: list[TileLists] = []
         narrow = channels <= NARROW
-        with kernel_launch() if narrow else blas_kernel_launch():
+        if not narrow:
+            palette = _padded(palette)
+        with kernel_launch():
             for c in range(n_cameras):
                 m, e, o, z, r = (a[c] for a in geometry)
                 t = bin_gaussians(m, e, o, z, r, width, height)
@@ -243,39 +265,44 @@ class Blend(torch.autograd.Function):
             g_back = torch.zeros(n_cameras, channels)
             if g_image is not None:
                 g_back = torch.einsum("chw,chwd->cd", torch.from_numpy(ctx.final_t), g_image)
-        g_canvas = np.zeros(image.shape, np.float32) if g_image is None else _array(g_image)
+        g_canvas = _zeros(*image.shape) if g_image is None else _array(g_image)
         g_cover = np.zeros((n_cameras, height, width), np.float32) if g_alpha is None else _array(g_alpha[..., 0])
         g_means2d, g_abs = torch.zeros(n_cameras, n, 2), torch.zeros(n_cameras, n, 2)
         g_ldl, g_opacities = torch.zeros(n_cameras, n, 3), torch.zeros(n_cameras, n)
-        g_colors = torch.zeros(n_cameras, n, channels)
+        g_colors = torch.zeros(n_cameras, n, channels if channels <= NARROW else 0)
+        wide_gradients: list[Tensor] = []
         geometry = [t.numpy() for t in (g_means2d, g_abs, g_ldl, g_opacities)]
         palette, canvas = _array(colors), image.detach().numpy()
         narrow = channels <= NARROW
+        if not narrow:
+            palette = _padded(palette)
         tile_w = math.ceil(width / 16)
-        with kernel_launch() if narrow else blas_kernel_launch():
+        blend, wide, binning = kernels().blend, kernels().wide, kernels().binning
+        with kernel_launch():
             for c in range(n_cameras):
                 t: TileLists = ctx.tiles[c]
-                parts = t.bounds.size - 1
-                g_colors_c = g_colors[c].numpy()
+                parts, seen = t.bounds.size - 1, t.ids.size
+                slots, used = binning.part_slots(t.bounds, t.offsets, t.lists, seen)
+                grads = _zeros(used * blend.GRADS if narrow or wants_geometry else 0)
                 common = (ctx.size, tile_w)
+                maps = (canvas[c], ctx.final_t[c], g_canvas[c], g_cover[c])
+                g_colors_c = np.empty((n, 0), np.float32)
                 if narrow:
-                    grads = np.zeros((parts, t.ids.size * kernels().blend.GRADS), np.float32)
-                    kernels().blend.blend_backward(t.bounds, t.offsets, t.lists, t.packed, *common, canvas[c],
-                                                   ctx.final_t[c], g_canvas[c], g_cover[c], grads)  # fmt: skip
-                    written = g_colors_c
+                    g_colors_c = g_colors[c].numpy()
+                    blend.blend_backward(t.bounds, t.offsets, t.lists, t.packed, *common, *maps, slots, grads)
                 else:
-                    grads = np.zeros((parts if wants_geometry else 1, t.ids.size * kernels().blend.GRADS), np.float32)
-                    slots, used = kernels().wide.part_slots(t.bounds, t.offsets, t.lists, t.ids.size)
-                    g_features = np.zeros((used, channels), np.float32)
                     colors_c = palette[c if palette.shape[0] > 1 else 0]
-                    kernels().wide.wide_blend_backward(
-                        t.bounds, t.offsets, t.lists, t.ids, t.packed, *common, colors_c, canvas[c], ctx.final_t[c],
-                        g_canvas[c], g_cover[c], slots, g_features, grads, wants_geometry)  # fmt: skip
-                    kernels().wide.scatter_features(parts, t.ids, slots, g_features, g_colors_c)
-                    written = g_colors_c[:, :0]
+                    g_features = _zeros(n + used - seen, colors_c.shape[1])
+                    wide.wide_blend_backward(t.bounds, t.offsets, t.lists, t.ids, t.packed, *common, colors_c, *maps,
+                                             slots, g_features, grads, wants_geometry)  # fmt: skip
+                    wide.add_slots(parts, t.ids, slots, g_features, n)
+                    wide_gradients.append(torch.from_numpy(g_features[:n, :channels]))
                 if narrow or wants_geometry:
-                    kernels().blend.scatter_gradients(parts, t.ids, t.packed, grads, *(a[c] for a in geometry),
-                                                      written)  # fmt: skip
+                    blend.scatter_gradients(parts, t.ids, t.packed, slots, grads, *(a[c] for a in geometry),
+                                            g_colors_c)  # fmt: skip
+        if not narrow:
+            # The usual case, one camera, needs no copy.
+            g_colors = wide_gradients[0][None] if n_cameras == 1 else torch.stack(wide_gradients)
         if ctx.absgrad and ctx.needs_input_grad[0]:
             means2d.absgrad = g_abs
         if colors.shape[0] == 1 and n_cameras > 1:

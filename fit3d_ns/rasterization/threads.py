@@ -24,12 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _lock = threading.RLock()
 _ready = False
-_blas: Any = None
 
 
 def _prepare() -> None:
-    """Pick the threading layer before Numba starts threads, and find the BLAS that `np.dot` in a kernel uses."""
-    global _ready, _blas
+    """Pick the threading layer before Numba starts threads."""
+    global _ready
     user_layer = os.environ.get(_LAYER_VARIABLE)
     if user_layer is None:
         os.environ[_LAYER_VARIABLE] = _LAYER
@@ -43,12 +42,8 @@ def _prepare() -> None:
         # Numba may have been imported before us and have read its configuration already.
         numba.config.THREADING_LAYER = _LAYER
     _prefer_wide_vectors(numba)
-    import scipy.linalg.cython_blas  # noqa: F401  np.dot in a kernel calls this BLAS: load it before listing
-    from threadpoolctl import ThreadpoolController
-
-    _blas = ThreadpoolController().select(user_api="blas")
     _ready = True
-    logger.debug(f"numba threading layer {_LAYER}, {numba.get_num_threads()} threads, BLAS at 1 thread in kernels")
+    logger.debug(f"numba threading layer {_LAYER}, {numba.get_num_threads()} threads")
 
 
 def _prefer_wide_vectors(numba: Any) -> None:
@@ -82,11 +77,4 @@ def kernel_launch() -> Iterator[None]:
     with _lock:
         if not _ready:
             _prepare()
-        yield
-
-
-@contextmanager
-def blas_kernel_launch() -> Iterator[None]:
-    """`kernel_launch` for kernels that call BLAS: each of their threads calls it, so BLAS itself takes one."""
-    with kernel_launch(), _blas.limit(limits=1):
         yield
