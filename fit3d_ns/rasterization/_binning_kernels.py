@@ -2,10 +2,10 @@
 # Numba infers the types of these functions; shapes are in the docstrings.
 """From projected ellipses to depth-ordered lists per 16x16 tile (Numba).
 
-One global depth sort, then a counting sort into tiles: deterministic, and the result does not depend on the
-number of threads. A Gaussian is listed in a tile iff gsplat 1.4.0 would list it there (the square of its
-3-sigma radius touches the tile) and its ellipse alpha = 1/255 reaches a pixel centre of the tile, so what is
-left out contributes nothing in gsplat either.
+One global depth sort, then a counting sort into tiles in which every thread counts and places its own share of the
+Gaussians, behind those of the threads before it: the result does not depend on the number of threads. A Gaussian is
+listed in a tile iff gsplat 1.4.0 would list it there (the square of its 3-sigma radius touches the tile) and its
+ellipse alpha = 1/255 reaches a pixel centre of the tile, so what is left out contributes nothing in gsplat either.
 """
 
 from __future__ import annotations
@@ -98,8 +98,11 @@ def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, 
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans):
-    """For each Gaussian and tile row it reaches, the range [begin, end) of tile columns."""
+def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, counts):
+    """For each Gaussian and tile row it reaches, the range [begin, end) of tile columns; counts them per part and tile.
+
+    counts: [parts, tiles], zero before.
+    """
     n = ids.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
@@ -113,8 +116,9 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
             square_low = max(math.floor((packed[o] - radius) / np.float32(TILE)), 0)
             square_high = min(math.ceil((packed[o] + radius) / np.float32(TILE)), tile_w)
             # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
-            cov_xx = 0.5 / ha + 0.5 * k * k / hd
-            right_dy = -k * (0.5 / hd) / cov_xx * math.sqrt(2.0 * s_max * cov_xx)
+            by_ha, by_hd = 1.0 / ha, 1.0 / hd
+            cov_xx = 0.5 * by_ha + 0.5 * k * k * by_hd
+            right_dy = -k * by_hd * math.sqrt(0.5 * s_max / cov_xx)
             for row in range(row_start[i + 1] - row_start[i]):
                 ty = first_row[i] + row
                 low = max(ty * TILE + 0.5 - y, -reach)
@@ -123,44 +127,47 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
                 end = 0
                 if low <= high:
                     dy = min(max(right_dy, low), high)
-                    x_high = x - k * dy + math.sqrt(max(s_max - hd * dy * dy, 0.0) / ha) + _SLACK
+                    x_high = x - k * dy + math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) + _SLACK
                     dy = min(max(-right_dy, low), high)
-                    x_low = x - k * dy - math.sqrt(max(s_max - hd * dy * dy, 0.0) / ha) - _SLACK
+                    x_low = x - k * dy - math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) - _SLACK
                     begin = max(math.floor(max(x_low - 0.5, -1e6) / TILE), square_low)
                     end = min(math.floor(min(x_high - 0.5, 1e9) / TILE) + 1, square_high)
                 at = 2 * (row_start[i] + row)
                 spans[at] = begin
                 spans[at + 1] = max(begin, end)
+                for tile in range(ty * tile_w + begin, ty * tile_w + end):
+                    counts[part, tile] += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def tile_offsets(counts):
+    """Where each tile's list begins, [tiles + 1]; `counts` becomes where each part's share of it does."""
+    parts, tiles = counts.shape
+    offsets = np.empty(tiles + 1, np.int64)
+    total = 0
+    for tile in range(tiles):
+        offsets[tile] = total
+        for part in range(parts):
+            count = counts[part, tile]
+            counts[part, tile] = total
+            total += count
+    offsets[tiles] = total
+    return offsets
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts):
-    """counts [tile_h * tile_w] += 1 per listed Gaussian; each part owns a band of tile rows."""
+def fill_tiles(parts, first_row, row_start, spans, tile_w, cursors, lists):
+    """Write packed indices into the tiles' lists, front to back; cursors: [parts, tiles] of `tile_offsets`."""
+    n = first_row.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        top, bottom = tile_h * part // parts, tile_h * (part + 1) // parts
-        for i in range(first_row.size):
-            rows = row_start[i + 1] - row_start[i]
-            for row in range(max(first_row[i], top), min(first_row[i] + rows, bottom)):
-                at = 2 * (row_start[i] + row - first_row[i])
-                for tx in range(spans[at], spans[at + 1]):
-                    counts[row * tile_w + tx] += 1
-
-
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, cursor, lists):
-    """Write packed indices into the tiles' lists, front to back; `cursor` starts at each tile's offset."""
-    for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        top, bottom = tile_h * part // parts, tile_h * (part + 1) // parts
-        for i in range(first_row.size):
-            rows = row_start[i + 1] - row_start[i]
-            for row in range(max(first_row[i], top), min(first_row[i] + rows, bottom)):
-                at = 2 * (row_start[i] + row - first_row[i])
-                for tx in range(spans[at], spans[at + 1]):
-                    tile = row * tile_w + tx
-                    lists[cursor[tile]] = i
-                    cursor[tile] += 1
+        for i in range(n * part // parts, n * (part + 1) // parts):
+            for row in range(row_start[i + 1] - row_start[i]):
+                at = 2 * (row_start[i] + row)
+                start = (first_row[i] + row) * tile_w
+                for tile in range(start + spans[at], start + spans[at + 1]):
+                    lists[cursors[part, tile]] = i
+                    cursors[part, tile] += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -20,11 +20,12 @@ from numba import njit, prange
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rotation(w, x, y, z):
+def _rotation(w, x, y, z, twice):
+    """Rows of the rotation matrix; twice: 2 / the squared length of the quaternion."""
     return (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        1 - twice * (y * y + z * z), twice * (x * y - w * z), twice * (x * z + w * y),
+        twice * (x * y + w * z), 1 - twice * (x * x + z * z), twice * (y * z - w * x),
+        twice * (x * z - w * y), twice * (y * z + w * x), 1 - twice * (x * x + y * y),
     )  # fmt: skip
 
 
@@ -62,10 +63,10 @@ def _project_range(
             np.float64(quats[n, 2]),
             np.float64(quats[n, 3]),
         )
-        norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
-        if not norm > 0.0:
+        squared = qw * qw + qx * qx + qy * qy + qz * qz
+        if not squared > 0.0:
             continue
-        r = _rotation(qw / norm, qx / norm, qy / norm, qz / norm)
+        r = _rotation(qw, qx, qy, qz, 2.0 / squared)
         rz = 1.0 / z
         tx = z * min(right, max(-left, x * rz))
         ty = z * min(bottom, max(-top, y * rz))
@@ -100,13 +101,14 @@ def _project_range(
         means2d[n, 0] = u
         means2d[n, 1] = w
         depths[n] = z
-        ldl[n, 0] = cyy / det
-        ldl[n, 1] = -cxy / cyy
-        ldl[n, 2] = 1.0 / cyy
-        conics[n, 0] = cyy / det
-        conics[n, 1] = -cxy / det
-        conics[n, 2] = cxx / det
-        compensations[n] = math.sqrt(max(0.0, det_sharp / det))
+        by_det, by_cyy = 1.0 / det, 1.0 / cyy
+        ldl[n, 0] = cyy * by_det
+        ldl[n, 1] = -cxy * by_cyy
+        ldl[n, 2] = by_cyy
+        conics[n, 0] = cyy * by_det
+        conics[n, 1] = -cxy * by_det
+        conics[n, 2] = cxx * by_det
+        compensations[n] = math.sqrt(max(0.0, det_sharp * by_det))
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -169,7 +171,7 @@ def _project_backward_range(
         )
         norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         qw, qx, qy, qz = qw / norm, qx / norm, qy / norm, qz / norm
-        r = _rotation(qw, qx, qy, qz)
+        r = _rotation(qw, qx, qy, qz, 2.0)
         rz = 1.0 / z
         clamp_x = x * rz > right or x * rz < -left
         clamp_y = y * rz > bottom or y * rz < -top

@@ -196,12 +196,11 @@ def bin_gaussians(
     binning.pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count)
     row_start = binning.exclusive_sum(row_count)
     spans = np.empty(2 * int(row_start[-1]), np.int32)
-    binning.tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans)
-    counts = np.zeros(tile_w * tile_h, np.int32)
-    binning.count_tiles(parts, first_row, row_start, spans, tile_h, tile_w, counts)
-    offsets = binning.exclusive_sum(counts)
+    cursors = np.zeros((parts, tile_w * tile_h), np.int64)
+    binning.tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, cursors)
+    offsets = binning.tile_offsets(cursors)
     lists = np.empty(int(offsets[-1]), np.int32)
-    binning.fill_tiles(parts, first_row, row_start, spans, tile_h, tile_w, offsets[:-1].copy(), lists)
+    binning.fill_tiles(parts, first_row, row_start, spans, tile_w, cursors, lists)
     return TileLists(ids, packed, lists, offsets, binning.balanced_ranges(parts, offsets))
 
 
