@@ -92,6 +92,20 @@ class _OpaqueImages(Sequence[np.ndarray]):
         return values.round().clamp(0, 255).to("cpu", torch.uint8).numpy()
 
 
+class _Batch(dict[str, Any]):
+    """A copy of a cached view whose `features` are read when somebody asks for them: colour alone never does."""
+
+    def __init__(self, view: dict[str, Any], maps: FeatureMaps) -> None:
+        super().__init__(view)
+        self._maps = maps
+
+    def __missing__(self, key: str) -> Any:
+        if key != "features":
+            raise KeyError(key)
+        self[key] = self._maps[self["image_idx"]]
+        return self[key]
+
+
 class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
     """`FullImageDatamanager` whose batches also hold `features`: [h, w, C], half precision, on the patch grid.
 
@@ -102,6 +116,7 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
     config: Fit3DDatamanagerConfig
     train_dataset: Fit3DDataset
     eval_dataset: Fit3DDataset
+    train_unseen_cameras: list[int]
 
     def __init__(
         self,
@@ -117,6 +132,7 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
             config.cache_images = "gpu"
         if isinstance(config.dataparser, NerfstudioDataParserConfig):
             check_transforms(Path(config.data or config.dataparser.data))
+        self._train_views: dict[int, Cameras] = {}
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         self.feature_basis: PCABasis | None = None
         if test_mode == "val":
@@ -188,14 +204,23 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
     def _with_features(
         self, camera: Cameras, batch: dict[str, Any], maps: FeatureMaps
     ) -> tuple[Cameras, dict[str, Any]]:
-        batch["features"] = maps[batch["image_idx"]]
         # The model renders features for metrics only where there is something to compare them with.
         camera.metadata = {**(camera.metadata or {}), "has_features": True}
-        return camera, batch
+        return camera, _Batch(batch, maps)
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        camera, batch = super().next_train(step)
-        return self._with_features(camera, batch, self.train_features)
+        """The next view in the order of `sample_train_cameras`, as nerfstudio has it, without its copies."""
+        index = self.train_unseen_cameras.pop(0)
+        if not self.train_unseen_cameras:
+            self.train_unseen_cameras = self.sample_train_cameras()
+        if index not in self._train_views:
+            # Slicing nerfstudio's cameras takes longer than what a small scene's loss does.
+            camera = self.train_cameras[index : index + 1].to(self.device)
+            camera.metadata = {**(camera.metadata or {}), "cam_idx": index, "has_features": True}
+            self._train_views[index] = camera
+        batch = _Batch(self.cached_train[index], self.train_features)
+        batch["image"] = batch["image"].to(self.device)
+        return self._train_views[index], batch
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         camera, batch = super().next_eval_image(step)

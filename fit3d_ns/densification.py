@@ -22,6 +22,27 @@ class CappedStrategy(DefaultStrategy):
     """Densification stops at this many Gaussians."""
 
     @torch.no_grad()
+    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
+        """Add this step's image gradients to the running sums that `_grow_gs` reads.
+
+        The same sums as gsplat's, which gathers and scatters by index every step: those who are not seen have a
+        gradient of zero, so that everything can be added as it is.
+        """
+        assert not packed, "only the rasteriser's unpacked layout [C, N, ...] is supported"
+        radii, means2d = info["radii"], info[self.key_for_gradient]
+        gradients = means2d.absgrad if self.absgrad else means2d.grad
+        width, height, count = info["width"], info["height"], info["n_cameras"]
+        seen = radii > 0
+        # In screen space of [-1, 1].
+        lengths = torch.hypot(gradients[..., 0] * (width / 2 * count), gradients[..., 1] * (height / 2 * count))
+        sums = {"grad2d": (lengths * seen).sum(0), "count": seen.sum(0, dtype=torch.float32)}
+        for name, values in sums.items():
+            state[name] = values if state[name] is None else state[name].add_(values)
+        if self.refine_scale2d_stop_iter > 0:
+            largest = radii.amax(0).clamp_min(0) / float(max(width, height))
+            state["radii"] = largest if state["radii"] is None else torch.maximum(state["radii"], largest)
+
+    @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
         budget = self.cap_max - len(params["means"])
         if budget <= 0:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, total_variation_loss
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -23,8 +23,8 @@ from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
 from fit3d_ns.model_config import Fit3DModelConfig
 from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
 from fit3d_ns.pca import ColorProjection, PCABasis
+from fit3d_ns.photometric import ImageDifference, compare_images, composite
 from fit3d_ns.rasterization import rasterization
-from fit3d_ns.ssim import mean_ssim
 from fit3d_ns.viewer import FeatureViewer
 
 GEOMETRY = ("means", "scales", "quats", "opacities")
@@ -199,17 +199,18 @@ class Fit3DModel(SplatfactoModel):
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
         background = self._get_background_color()
-        rgb = (render[0, ..., :3] + (1 - alpha[0]) * background).clamp(0, 1)
+        render, alpha = render.squeeze(0), alpha.squeeze(0)  # not by index: its backward fills an image with zeros
+        rgb = composite(render[..., :3] if with_depth else render, alpha, background)
         cam_idx = (camera.metadata or {}).get("cam_idx")
         if self.config.use_bilateral_grid and self.training and cam_idx is not None:
             rgb = self._apply_bilateral_grid(rgb[None], cam_idx, height, width).reshape(height, width, 3)
         depth = None
         if with_depth:
-            depth = torch.where(alpha[0] > 0, render[0, ..., 3:4], render[..., 3:4].detach().max())
+            depth = torch.where(alpha > 0, render[..., 3:4], render[..., 3:4].detach().max())
         outputs = {
             "rgb": rgb,
             "depth": depth,
-            "accumulation": alpha[0],
+            "accumulation": alpha,
             "background": background if self.training else background.expand(height, width, 3),
         }
         if not self.training:
@@ -321,18 +322,48 @@ class Fit3DModel(SplatfactoModel):
             weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
         return self.decoder(rendered[..., :-1]), target, weights, rendered[..., -1:]
 
+    def _photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """The photo [H, W, 3] in 0..1 as the rendering should be: at its size, over its background."""
+        if "photo" not in outputs:
+            outputs["photo"] = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        photo: Tensor = outputs["photo"]
+        return photo
+
+    def _difference(self, outputs: dict[str, Any], batch: dict[str, Any]) -> ImageDifference:
+        """How far the rendering is from the photo, masked pixels black in both (as in splatfacto)."""
+        if "difference" not in outputs:
+            photo, rendered = self._photo(outputs, batch), outputs["rgb"]
+            if "mask" in batch:
+                mask = self._downscale_if_required(batch["mask"]).to(self.device)
+                photo, rendered = photo * mask, rendered * mask
+            outputs["difference"] = compare_images(rendered, photo)
+        difference: ImageDifference = outputs["difference"]
+        return difference
+
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """Cheap figures of the training view: PSNR and the number of Gaussians."""
-        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        error = (outputs["rgb"].detach() - target).square().mean().clamp_min(1e-10)
-        metrics = {"psnr": -10 * torch.log10(error), "gaussian_count": self.num_points}
+        if "mask" in batch:
+            error = (outputs["rgb"].detach() - self._photo(outputs, batch)).square().mean()
+        else:
+            error = self._difference(outputs, batch).squared
+        metrics = {"psnr": -10 * torch.log10(error.clamp_min(1e-10)), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        """splatfacto's losses and those of the features; the photo is compared once for losses and metrics."""
+        difference = self._difference(outputs, batch)
+        share = self.config.ssim_lambda
+        losses = {
+            "main_loss": (1 - share) * difference.l1 + share * (1 - difference.ssim),
+            "scale_reg": self._scale_penalty(),
+        }
+        if self.training:
+            self.camera_optimizer.get_loss_dict(losses)
+            if self.config.use_bilateral_grid:
+                losses["tv_loss"] = 10 * total_variation_loss(self.bil_grids.grids)
         if "features" in outputs:
             decoded, target, weights, errors = self._compare_features(outputs, batch, self.config.feature_supervision)
             loss, cosine = feature_loss(decoded, target, weights, self.config.feature_loss)
@@ -344,6 +375,14 @@ class Fit3DModel(SplatfactoModel):
                 self.opacities, self.scales, self.config.mcmc_opacity_reg, self.config.mcmc_scale_reg
             )
         return losses
+
+    def _scale_penalty(self) -> Tensor:
+        """PhysGaussian's penalty on needles, every tenth step (splatfacto's `use_scale_regularization`)."""
+        if not self.config.use_scale_regularization or self.step % 10 != 0:
+            return torch.zeros((), device=self.device)
+        longest, shortest = self.scales.amax(dim=-1), self.scales.amin(dim=-1)
+        limit = self.config.max_gauss_ratio
+        return 0.1 * (torch.exp(longest - shortest).clamp_min(limit) - limit).mean()
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
@@ -363,7 +402,7 @@ class Fit3DModel(SplatfactoModel):
 
 def _batched_ssim(target: Tensor, predicted: Tensor) -> Tensor:
     """SSIM the way splatfacto calls it: the photo first, both [1, 3, H, W]."""
-    return mean_ssim(predicted[0], target[0])
+    return compare_images(predicted[0].permute(1, 2, 0), target[0].permute(1, 2, 0)).ssim
 
 
 def _enlarged(image: Tensor, height: int, width: int) -> Tensor:

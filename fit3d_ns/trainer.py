@@ -11,9 +11,11 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+from fit3d_ns.allocator import keep_freed_memory
 from fit3d_ns.console import logger
 from fit3d_ns.errors import EXIT_BAD_INPUT
 from fit3d_ns.feature_start import solve_model_features
+from fit3d_ns.optimizers import Fit3DOptimizers
 from fit3d_ns.pipeline import Fit3DPipeline
 
 
@@ -39,6 +41,11 @@ class Fit3DTrainer(Trainer):
                 self._remove_empty_run()
             raise
 
+    def setup_optimizers(self) -> Optimizers:
+        return Fit3DOptimizers(
+            self.config.optimizers.copy(), self.pipeline.get_param_groups(), self.config.logging.steps_per_log
+        )
+
     def train(self) -> None:
         threads = torch.get_num_threads()
         if self.device == "cpu":
@@ -46,6 +53,7 @@ class Fit3DTrainer(Trainer):
             # OpenMP threads spin between them and take the cores from the kernels: one thread is faster.
             logger.debug("torch trains with 1 thread beside the kernels' (%d before)", threads)
             torch.set_num_threads(1)
+            keep_freed_memory()
         try:
             super().train()
         finally:
