@@ -3,8 +3,10 @@
     python -m benchmarks.stage2 --exports runs/ --train-data examples/room [--json out.json]
 
 - A fine-tuning step (images, targets, loss, clipping, AdamW) against forward and backward of the backbone alone on
-  a batch in memory, alternately.
-- Training the probes of three arms with three seeds together against those of one arm with one seed.
+  a batch in memory, alternately, and what its parts take.
+- Training the probes of three arms with three seeds together against those of one arm with one seed, per iteration,
+  each beside the matrix products that it cannot do without: arms of one backbone and of both and three seeds are
+  twelve times the products of one.
 """
 
 from __future__ import annotations
@@ -42,13 +44,15 @@ from fit3d_finetune.train import training_step
 from fit3d_ns.backbone import BackboneConfig, load_backbone
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """Medians in milliseconds of what we do and of what it is measured against."""
 
     name: str
     ours_ms: float
     reference_ms: float
+    parts_ms: dict[str, float]
+    """What is in ours (and, where it says so, in the reference), by name."""
     waited_ms: float | None = None
     """Per step, for data."""
 
@@ -92,13 +96,18 @@ def finetuning_step(exports: Path, device: str, steps: int, warmup: int = 3) -> 
             _, batch = next(batches)
             training_step(backbone, list(parameters.values()), optimizer, batch, recipe, 0.0)
 
-        times: list[tuple[float, float]] = []
+        def clip() -> None:
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_norm)
+
+        times = []
         for step in range(steps + warmup):
             if step == warmup:
                 loader.waited = 0.0
-            times.append((milliseconds(ours, device), milliseconds(plain, device)))
-        ours_ms, plain_ms = (median(column) for column in zip(*times[warmup:], strict=True))
-        return Row("fine-tuning step / forward and backward", ours_ms, plain_ms, 1000 * loader.waited / steps)
+            # The last two again and alone, on the gradients that `plain` leaves.
+            times.append([milliseconds(part, device) for part in (ours, plain, clip, optimizer.step)])
+        ours_ms, plain_ms, *again = (median(column) for column in zip(*times[warmup:], strict=True))
+        parts = dict(zip(("clipping", "AdamW"), again, strict=True))
+        return Row("fine-tuning step / forward and backward", ours_ms, plain_ms, parts, 1000 * loader.waited / steps)
 
 
 def probes(data: list[str], iterations: int, repeats: int) -> list[Row]:
@@ -118,15 +127,32 @@ def probes(data: list[str], iterations: int, repeats: int) -> list[Row]:
     def depth(windows: EncodedWindows, arms: list[Arm], seeds: tuple[int, ...]) -> None:
         train_depth(windows, statistics, arms, seeds, protocol, 10.0)
 
+    channels, patches = encoded.maps["one"].channels, encoded.maps["one"][0][..., 0].numel()
+    tasks = (
+        ("segmentation", segmentation, FAST.segmentation_windows * FAST.pixels_per_window, num_classes),
+        ("depth", depth, FAST.depth_images * patches, FAST.depth_bins),
+    )
     rows = []
-    for name, train in (("segmentation", segmentation), ("depth", depth)):
-        times = []
-        for _ in range(repeats):
-            together_ms = milliseconds(partial(train, encoded, many, (0, 1, 2)), "cpu")
-            times.append((together_ms, milliseconds(partial(train, only, many[:1], (0,)), "cpu")))
-        together, one = (median(column) for column in zip(*times, strict=True))
-        rows.append(Row(f"{name} probes, 3 arms and 3 seeds / 1 and 1", together, one))
+    for name, train, samples, outputs in tasks:
+        measured: tuple[Callable[[], object], ...] = (
+            partial(train, encoded, many, (0, 1, 2)),
+            partial(train, only, many[:1], (0,)),
+            # Two blocks of channels, each in two arms, for three seeds.
+            partial(products, samples, channels, 2 * outputs, 6, iterations),
+            partial(products, samples, channels, outputs, 1, iterations),
+        )
+        times = [[milliseconds(run, "cpu") / iterations for run in measured] for _ in range(repeats + 1)][1:]
+        together, one, *floors = (median(column) for column in zip(*times, strict=True))
+        parts = dict(zip(("matrix products", "those of the reference"), floors, strict=True))
+        rows.append(Row(f"{name} probes, 3 arms and 3 seeds / 1 and 1, per iteration", together, one, parts))
     return rows
+
+
+def products(samples: int, channels: int, outputs: int, layers: int, iterations: int) -> None:
+    """The matrix products of some linear layers' iterations: outputs, and gradients of weights."""
+    features, weight = torch.ones(samples, channels), torch.ones(channels, outputs)
+    for _ in range(layers * iterations):
+        features.T @ (features @ weight)
 
 
 def main() -> None:
@@ -145,11 +171,12 @@ def main() -> None:
     rows += probes(arguments.train_data, arguments.iterations, arguments.repeats)
     title = f"{processor() if device == 'cpu' else torch.cuda.get_device_name()}, {torch.get_num_threads()} threads"
     table = Table(title=title)
-    for column in ("", "ours (ms)", "reference (ms)", "ratio", "waiting for data (ms)"):
+    for column in ("", "ours (ms)", "reference (ms)", "ratio", "of it (ms)"):
         table.add_column(column)
     for row in rows:
-        waited = "" if row.waited_ms is None else f"{row.waited_ms:.1f}"
-        table.add_row(row.name, f"{row.ours_ms:.0f}", f"{row.reference_ms:.0f}", f"{row.ratio:.2f}", waited)
+        shown = row.parts_ms if row.waited_ms is None else {**row.parts_ms, "waiting for data": row.waited_ms}
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in shown.items())
+        table.add_row(row.name, f"{row.ours_ms:.1f}", f"{row.reference_ms:.1f}", f"{row.ratio:.2f}", parts)
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}, indent=1))

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.correspondences import Array, ConsistencyView, PairSettings, ViewPair, find_pairs
 from fit3d_finetune.probing.results import ConsistencyResult
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_ns.console import logger, progress
 
 FeatureMaps = Callable[[int], Tensor]
@@ -91,21 +91,6 @@ def compare_maps(
     centres = np.stack([matches % w + 0.5, matches // w + 0.5], axis=-1)
     errors = np.linalg.norm(centres - pair.places_second * (w, h), axis=-1)
     return float(cosine), float((errors <= recall_patches).mean())
-
-
-def sample_features(map: Tensor, places: Array) -> Tensor:
-    """Bilinear interpolation of a patch map [h, w, C] at places [n, 2] (x, y in 0..1): [n, C].
-
-    Like `fit3d_ns.patch_grid.upsample_to_pixels`: patch (r, c) stands at its centre, ((c + 0.5) / w, (r + 0.5) / h),
-    and beyond the outermost centres the border's values go on. Half precision is computed in float32.
-    """
-    if map.dtype in (torch.float16, torch.bfloat16):
-        map = map.float()
-    grid = torch.as_tensor(places * 2 - 1, dtype=map.dtype, device=map.device)[None, :, None]
-    sampled = F.grid_sample(
-        map.permute(2, 0, 1)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return sampled[0, :, :, 0].T
 
 
 def _summarize(

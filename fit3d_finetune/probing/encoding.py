@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -109,6 +109,14 @@ class EncodedWindows:
         return self.maps[backbone].class_token(index).float()
 
 
+def windows_by_image(encoded: EncodedWindows) -> dict[int, list[int]]:
+    """Indices of the windows of each image."""
+    found: dict[int, list[int]] = {}
+    for index, window in enumerate(encoded.windows):
+        found.setdefault(window.image, []).append(index)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Standardization:
     """Mean and standard deviation [C] of a backbone's features over a set of windows."""
@@ -136,6 +144,33 @@ def standardizations(encoded: EncodedWindows) -> dict[str, Standardization]:
             # nothing would only let it drown all others at test time.
             found[key] = Standardization(mean.float(), std.where(std > 1e-5, 1.0).float())
     return found
+
+
+class StandardizedWindows:
+    """Standardised features of windows, of which as many as fit stay in memory: training reads each many times.
+
+    Args:
+        encoded: the windows.
+        statistics: `standardizations` of them, or of the windows that the probes were trained on.
+        max_bytes: of memory.
+    """
+
+    def __init__(
+        self, encoded: EncodedWindows, statistics: Mapping[str, Standardization], max_bytes: int = 1 << 30
+    ) -> None:
+        self.encoded, self.statistics = encoded, statistics
+        self.backbones = list(encoded.maps)
+        largest = max((encoded.features(name, 0).nbytes for name in self.backbones), default=1) if len(encoded) else 1
+        self.features = lru_cache(max(len(self.backbones), max_bytes // largest))(self._features)
+        self.class_token = lru_cache(len(self.backbones) * len(encoded))(self._class_token)
+
+    def _features(self, backbone: str, index: int) -> Tensor:
+        """[h, w, C]."""
+        return self.statistics[backbone](self.encoded.features(backbone, index))
+
+    def _class_token(self, backbone: str, index: int) -> Tensor:
+        """[C]."""
+        return self.statistics[f"{backbone}/class"](self.encoded.class_token(backbone, index))
 
 
 class _WindowPixels(Sequence[Array]):

@@ -32,35 +32,31 @@ class LinearHeads(nn.Module):
         self.outputs = outputs
         self.shape = (len(arms), len(seeds))
         self.users = {block: [a for a, arm in enumerate(arms) if block in arm.backbones] for block in channels}
-        self.names = {block: f"block_{i}" for i, block in enumerate(channels)}
+        self.weights = nn.ModuleDict()
+        """By block, per seed [C, its users, K]; a tensor per seed, since seeds see different data."""
         for block, count in channels.items():
-            weight = torch.empty(len(seeds), count, len(self.users[block]), outputs)
-            for s, seed in enumerate(seeds):
+            of_seeds = nn.ParameterList()
+            for seed in seeds:
                 # The same numbers in every arm: arms then differ in their features only.
-                start = torch.randn(count, outputs, generator=torch.Generator().manual_seed(seed))
-                weight[s] = INIT_STD * start[:, None]
-            self.register_parameter(self.names[block], nn.Parameter(weight))
-        self.bias = nn.Parameter(torch.zeros(len(arms), len(seeds), 1, outputs))
+                start = INIT_STD * torch.randn(count, 1, outputs, generator=torch.Generator().manual_seed(seed))
+                of_seeds.append(nn.Parameter(start.repeat(1, len(self.users[block]), 1)))
+            self.weights[block] = of_seeds
+        self.biases = nn.ParameterList([torch.zeros(len(arms), outputs) for _ in seeds])
 
-    def forward(self, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Features [seeds, N, C] (or [1, N, C] for all seeds) of every block to outputs [arms, seeds, N, K].
+    def forward(self, blocks: Mapping[str, Tensor], seed: int) -> Tensor:
+        """Features [n, N, C] of every block to outputs [n, N, arms, K] of the heads of one seed (its index).
 
         Blocks with N = 1 (class tokens) count for all rows of the others.
         """
-        return self._outputs(blocks, slice(None))
-
-    def one_seed(self, blocks: Mapping[str, Tensor], seed: int) -> Tensor:
-        """Features [1, N, C] of every block to the outputs [arms, 1, N, K] of the heads of one seed (its index)."""
-        return self._outputs(blocks, slice(seed, seed + 1))
-
-    def _outputs(self, blocks: Mapping[str, Tensor], chosen: slice) -> Tensor:
-        outputs: list[Tensor | None] = [None] * self.shape[0]
+        parts: list[list[Tensor]] = [[] for _ in range(self.shape[0])]
         for block, features in blocks.items():
-            weight = getattr(self, self.names[block])[chosen]
-            seeds, count = weight.shape[:2]
-            product = torch.matmul(features, weight.reshape(seeds, count, -1))
-            parts = product.unflatten(-1, (len(self.users[block]), self.outputs)).unbind(-2)
-            for arm, part in zip(self.users[block], parts, strict=True):
-                known = outputs[arm]
-                outputs[arm] = part if known is None else known + part
-        return torch.stack([value for value in outputs if value is not None]) + self.bias[:, chosen]
+            weight = self.weights[block][seed]  # type: ignore[index]
+            products = (features @ weight.flatten(1)).unflatten(-1, (len(self.users[block]), self.outputs))
+            for arm, product in zip(self.users[block], products.unbind(-2), strict=True):
+                parts[arm].append(product)
+        # Small parts first: what counts for all rows meets the bias before it meets the rows.
+        arms = [
+            sum(sorted(found, key=Tensor.numel), start=bias)
+            for found, bias in zip(parts, self.biases[seed], strict=True)
+        ]
+        return torch.stack(arms, dim=-2)

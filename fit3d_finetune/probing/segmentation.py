@@ -18,12 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.consistency import sample_features
-from fit3d_finetune.probing.encoding import EncodedWindows, Standardization
+from fit3d_finetune.probing.encoding import (
+    EncodedWindows,
+    Standardization,
+    StandardizedWindows,
+    Window,
+    windows_by_image,
+)
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import VOID, class_accuracy, confusion_matrix, iou_per_class, pixel_accuracy
 from fit3d_finetune.probing.protocol import Protocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_ns.console import progress
 from fit3d_ns.patch_grid import upsample_to_pixels
 
@@ -53,6 +59,7 @@ def train_segmentation(
     """
     heads = LinearHeads(arms, {name: maps.channels for name, maps in encoded.maps.items()}, num_classes, seeds)
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=protocol.weight_decay, fused=True)
+    windows = StandardizedWindows(encoded, statistics)
     read_labels = lru_cache(_CACHED_LABELS)(lambda image: encoded.images[image].labels(num_classes))
     with progress("steps") as bar:
         task = bar.add_task("Segmentation probes", total=protocol.segmentation_iterations)
@@ -62,16 +69,15 @@ def train_segmentation(
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            batches = [_draw(encoded, read_labels, seed, step, protocol) for seed in seeds]
-            labels = torch.stack([torch.cat([drawn.labels for drawn in batch]) for batch in batches])
-            logits = _logits(heads, encoded, statistics, batches)
-            loss = F.cross_entropy(
-                logits.flatten(0, 2), labels.expand(len(arms), -1, -1).flatten(), ignore_index=VOID, reduction="none"
-            )
-            counted = (labels != VOID).sum(-1).clamp_min(1)  # per seed
-            per_head = loss.reshape(len(arms), len(seeds), -1).sum(-1) / counted
             optimizer.zero_grad(set_to_none=True)
-            per_head.sum().backward()
+            for place, seed in enumerate(seeds):
+                batch = _draw(encoded, read_labels, seed, step, protocol)
+                labels = torch.cat([drawn.labels for drawn in batch])
+                logits = _logits(heads, windows, batch, place)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1), labels.repeat_interleave(len(arms)), ignore_index=VOID, reduction="sum"
+                )
+                (loss / (labels != VOID).sum().clamp_min(1)).backward()
             optimizer.step()
             bar.advance(task)
     return heads
@@ -97,50 +103,48 @@ def _draw(encoded: EncodedWindows, read_labels: Any, seed: int, step: int, proto
         labels = read_labels(window.image)
         row, column = window.pixels(*labels.shape)
         cut = labels[row, column]
-        valid = np.flatnonzero(cut != VOID)
-        if len(valid) == 0:
-            valid = np.arange(cut.size)
-        chosen = random.choice(valid, protocol.pixels_per_window)
-        r, c = np.divmod(chosen, cut.shape[1])
+        r, c = np.divmod(_labelled_pixels(cut, protocol.pixels_per_window, random), cut.shape[1])
         places = window.places(r + row.start, c + column.start, *labels.shape)
         drawn.append(_Drawn(int(index), places, torch.from_numpy(cut[r, c].astype(np.int64))))
     return drawn
 
 
-def _logits(
-    heads: LinearHeads,
-    encoded: EncodedWindows,
-    statistics: Mapping[str, Standardization],
-    batches: Sequence[Sequence[_Drawn]],
-) -> Tensor:
-    """Logits [arms, seeds, N, K] at the pixels that were drawn, one batch per seed.
+def _labelled_pixels(labels: Array, count: int, random: np.random.Generator) -> Array:
+    """Flat indices of random pixels of a window that are not void; of any pixels if all are."""
+    from fit3d_finetune.probing import _kernels
+
+    up_to_row = np.empty(len(labels), np.int64)
+    _kernels.count_labelled(labels, VOID, up_to_row)
+    labelled = int(up_to_row[-1])
+    ranks = random.choice(labelled or labels.size, count)
+    if labelled in (0, labels.size):
+        return ranks
+    found = np.empty_like(ranks)
+    _kernels.find_labelled(labels, VOID, up_to_row, ranks, found)
+    return found
+
+
+def _logits(heads: LinearHeads, windows: StandardizedWindows, batch: Sequence[_Drawn], seed: int) -> Tensor:
+    """Logits [N, arms, K] of one seed (its index) at the pixels that it drew.
 
     The linear layer goes before the interpolation where there are fewer patches than pixels, and after it elsewhere.
     """
-
-    def maps(drawn: _Drawn) -> dict[str, Tensor]:
-        return {name: statistics[name](encoded.features(name, drawn.window)) for name in encoded.maps}
-
-    first = batches[0][0]
-    h, w = next(iter(maps(first).values())).shape[:2]
-    if len(first.places) <= h * w:
-        blocks: dict[str, list[Tensor]] = {name: [] for name in encoded.maps}
-        for batch in batches:
-            rows = [{name: sample_features(map, d.places) for name, map in maps(d).items()} for d in batch]
-            for name in blocks:
-                blocks[name].append(torch.cat([row[name] for row in rows]))
-        return heads({name: torch.stack(rows) for name, rows in blocks.items()})
-    per_seed = []
-    for s, batch in enumerate(batches):
-        parts = []
-        for d in batch:
-            found = maps(d)
-            h, w = next(iter(found.values())).shape[:2]
-            logits = heads.one_seed({name: map.flatten(0, 1)[None] for name, map in found.items()}, s)[:, 0]
-            at_pixels = sample_features(logits.permute(1, 0, 2).reshape(h, w, -1), d.places)
-            parts.append(at_pixels.unflatten(1, (len(logits), heads.outputs)).permute(1, 0, 2))
-        per_seed.append(torch.cat(parts, dim=1))
-    return torch.stack(per_seed, dim=1)
+    maps = {name: [windows.features(name, drawn.window) for drawn in batch] for name in windows.backbones}
+    grids = [map.shape[:2] for map in next(iter(maps.values()))]
+    if len(batch[0].places) <= grids[0][0] * grids[0][1]:
+        sampled = {
+            name: torch.cat([sample_features(map, drawn.places) for map, drawn in zip(found, batch, strict=True)])
+            for name, found in maps.items()
+        }
+        return heads({name: rows[None] for name, rows in sampled.items()}, seed)[0]
+    rows = {name: torch.cat([map.flatten(0, 1) for map in found]) for name, found in maps.items()}
+    logits = heads({name: values[None] for name, values in rows.items()}, seed)[0].flatten(1)
+    of_windows = logits.split([h * w for h, w in grids])
+    parts = [
+        sample_features(values.unflatten(0, grid), drawn.places)
+        for values, grid, drawn in zip(of_windows, grids, batch, strict=True)
+    ]
+    return torch.cat(parts).unflatten(1, (-1, heads.outputs))
 
 
 @torch.no_grad()
@@ -154,30 +158,26 @@ def predict_segmentation(
         encoded: windows that cover every image, none mirrored.
         statistics: those of training.
     """
-    by_image: dict[int, list[int]] = {}
-    for index, window in enumerate(encoded.windows):
-        by_image.setdefault(window.image, []).append(index)
     arms, seeds = heads.shape
-    for image, indices in by_image.items():
+    for image, indices in windows_by_image(encoded).items():
         height, width = encoded.images[image].size()
         maps = []
         for index in indices:
             blocks = {name: statistics[name](encoded.features(name, index)) for name in encoded.maps}
-            h, w = next(iter(blocks.values())).shape[:2]
-            logits = heads({name: values.reshape(1, h * w, -1) for name, values in blocks.items()})
-            maps.append((encoded.windows[index], logits.unflatten(2, (h, w))))
+            logits = torch.stack([heads(blocks, seed) for seed in range(seeds)])
+            maps.append((encoded.windows[index], logits))
         predicted = [[_merge(maps, arm, seed, height, width) for seed in range(seeds)] for arm in range(arms)]
         yield image, predicted
 
 
-def _merge(maps: Sequence[tuple[Any, Tensor]], arm: int, seed: int, height: int, width: int) -> Array:
-    """Class of every pixel: the best of the logits' mean over the windows that show it."""
+def _merge(maps: Sequence[tuple[Window, Tensor]], arm: int, seed: int, height: int, width: int) -> Array:
+    """Class of every pixel: the best of the mean over the windows that show it of logits [seeds, h, w, arms, K]."""
     total = torch.zeros(height, width, maps[0][1].shape[-1])
     count = torch.zeros(height, width, 1)
     for window, logits in maps:
         rows, columns = window.pixels(height, width)
         total[rows, columns] += upsample_to_pixels(
-            logits[arm, seed], rows.stop - rows.start, columns.stop - columns.start
+            logits[seed, :, :, arm], rows.stop - rows.start, columns.stop - columns.start
         )
         count[rows, columns] += 1
     return (total / count).argmax(-1).numpy()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fit3d_finetune.probing.consistency import compare_maps, measure_consistency, sample_features
+from fit3d_finetune.probing.consistency import compare_maps, measure_consistency
 from fit3d_finetune.probing.correspondences import (
     ConsistencyView,
     PairSettings,
@@ -21,6 +21,7 @@ from fit3d_finetune.probing.correspondences import (
     rotation_angles,
 )
 from fit3d_finetune.probing.datasets import read_data
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_ns.errors import InputError
 from tests.probing.scenes import HEIGHT, WIDTH
 
@@ -153,13 +154,3 @@ def test_cosine_and_recall_equal_loops() -> None:
         hits += np.hypot(c + 0.5 - 7 * x, r + 0.5 - 3 * y) <= 1.5
     assert cosine == pytest.approx(np.mean(cosines), abs=1e-5)
     assert recall == pytest.approx(hits / 20)
-
-
-def test_features_between_patch_centres_are_bilinear_and_constant_beyond_the_border() -> None:
-    map = torch.randn(3, 4, 5)
-    at_centres = np.array([[(c + 0.5) / 4, (r + 0.5) / 3] for r in range(3) for c in range(4)])
-    torch.testing.assert_close(sample_features(map, at_centres), map.reshape(12, 5), atol=1e-5, rtol=1e-5)
-    between = sample_features(map, np.array([[2 / 4, 1 / 3]]))
-    torch.testing.assert_close(between[0], map[:2, 1:3].mean(dim=(0, 1)), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(sample_features(map, np.array([[0.0, 0.0]]))[0], map[0, 0], atol=1e-5, rtol=1e-5)
-    assert sample_features(map.half(), at_centres).dtype == torch.float32

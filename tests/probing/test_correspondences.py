@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fit3d_finetune.probing.consistency import compare_maps, measure_consistency, sample_features
+from fit3d_finetune.probing.consistency import compare_maps, measure_consistency
 from fit3d_finetune.probing.correspondences import (
     ConsistencyView,
     PairSettings,
@@ -21,7 +21,6 @@ from fit3d_finetune.probing.correspondences import (
     rotation_angles,
 )
 from fit3d_ns.errors import InputError
-from fit3d_ns.patch_grid import upsample_to_pixels
 from tests.scenes import ROOM
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -188,12 +187,6 @@ def test_angle_edges_that_do_not_rise_are_refused() -> None:
 def test_a_view_of_wrong_shapes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"camera_to_world \[4, 4\]"):
         ConsistencyView(np.ones(SIZE, np.float32), np.eye(3), np.eye(4)[:3])
-
-
-def test_features_are_read_where_upsampling_would_put_them() -> None:
-    map = torch.randn(5, 7, 3, dtype=torch.float64)
-    found = sample_features(map, patch_centres(40, 42))
-    torch.testing.assert_close(found, upsample_to_pixels(map, 40, 42).reshape(-1, 3), atol=1e-12, rtol=0)
 
 
 def test_features_painted_on_a_plane_are_all_found_again() -> None:

@@ -10,17 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fit3d_finetune.probing.depth import (
-    MIN_DEPTH,
-    DepthScores,
-    _predict,
-    bins_to_depth,
-    gradient_loss,
-    predict_depth,
-    silog_loss,
-    train_depth,
-)
-from fit3d_finetune.probing.encoding import Window, standardizations
+from fit3d_finetune.probing.depth import DepthScores, _predict, predict_depth, train_depth
+from fit3d_finetune.probing.depth_loss import MIN_DEPTH, binned_depth, depth_loss
+from fit3d_finetune.probing.encoding import StandardizedWindows, Window, standardizations
 from fit3d_finetune.probing.results import Arm
 from fit3d_ns.patch_grid import upsample_to_pixels
 from tests.probing.scenes import FakeEncoded, FakeImage, tiny
@@ -54,32 +46,47 @@ def naive_gradient(predicted: np.ndarray, depth: np.ndarray, known: np.ndarray) 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 19), st.integers(1, 19), st.floats(0.1, 1.0))
-def test_losses_equal_loops_in_float64(seed: int, height: int, width: int, share: float) -> None:
+def test_the_loss_equals_loops_in_float64(seed: int, height: int, width: int, share: float) -> None:
     random = np.random.default_rng(seed)
-    predicted = random.uniform(0.5, 9, (height, width))
-    known = random.random((height, width)) < share
-    known[0, 0] = True
-    depth = np.where(known, random.uniform(0.5, 9, (height, width)), 0.0)
-    tensors = torch.from_numpy(predicted)[None].repeat(2, 1, 1), torch.from_numpy(depth), torch.from_numpy(known)
-    for loss, naive in ((silog_loss, naive_silog), (gradient_loss, naive_gradient)):
-        found = loss(*tensors)
-        assert found.shape == (2,)
-        assert float(found[1]) == pytest.approx(naive(predicted, depth, known), rel=1e-9, abs=1e-12)
+    predicted = random.uniform(0.5, 9, (2, 3, height, width))
+    known = random.random((2, height, width)) < share
+    known[:, 0, 0] = True
+    depth = np.where(known, random.uniform(0.5, 9, (2, height, width)), 0.0)
+    found = depth_loss(*(torch.from_numpy(values) for values in (predicted, depth, known)))
+    assert found.shape == (2, 3)
+    for i, arm in np.ndindex(2, 3):
+        triple = predicted[i, arm], depth[i], known[i]
+        expected = naive_silog(*triple) + 0.5 * naive_gradient(*triple)
+        assert float(found[i, arm]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_a_common_factor_costs_little_and_gradients_do_not_see_it() -> None:
-    depth = torch.rand(10, 12) * 4 + 1
-    known = torch.ones(10, 12, dtype=torch.bool)
-    shifted, noisy = depth * 1.5, depth * torch.exp(math.log(1.5) * torch.randn(10, 12).sign())
-    assert float(silog_loss(shifted, depth, known)) == pytest.approx(math.sqrt(0.15) * math.log(1.5), rel=1e-4)
-    assert silog_loss(shifted, depth, known) < 0.5 * silog_loss(noisy, depth, known)
-    assert float(gradient_loss(shifted, depth, known)) == pytest.approx(0, abs=1e-4)
+def test_gradients_of_depth_and_its_loss_equal_finite_differences() -> None:
+    random = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 4, 5, 3, 6, dtype=torch.float64, generator=random)
+    depth = torch.rand(2, 11, 14, dtype=torch.float64, generator=random) * 5 + 1
+    known = torch.rand(2, 11, 14, generator=random) < 0.7
+
+    def losses(outputs: torch.Tensor) -> torch.Tensor:
+        at_patches = binned_depth(outputs, 8.0, 2)
+        at_truth = upsample_to_pixels(at_patches.flatten(2), 11, 14).unflatten(2, (2, 3)).permute(2, 3, 0, 1)
+        return depth_loss(at_truth, depth, known)
+
+    assert torch.autograd.gradcheck(losses, outputs.requires_grad_(), eps=1e-7, atol=1e-5)
+
+
+def test_a_common_factor_costs_little() -> None:
+    depth = torch.rand(1, 10, 12) * 4 + 1
+    known = torch.ones(1, 10, 12, dtype=torch.bool)
+    shifted, noisy = depth * 1.5, depth * torch.exp(math.log(1.5) * torch.randn(1, 10, 12).sign())
+    loss = float(depth_loss(shifted[None], depth, known))
+    assert loss == pytest.approx(math.sqrt(0.15) * math.log(1.5), rel=1e-4), "gradients do not see it"
+    assert loss < 0.5 * float(depth_loss(noisy[None], depth, known))
 
 
 def test_unknown_depth_gives_neither_loss_nor_gradient() -> None:
-    predicted = (torch.rand(1, 9, 9) + 1).requires_grad_()
-    depth, known = torch.zeros(9, 9), torch.zeros(9, 9, dtype=torch.bool)
-    loss = silog_loss(predicted, depth, known) + gradient_loss(predicted, depth, known)
+    predicted = (torch.rand(1, 1, 9, 9) + 1).requires_grad_()
+    depth, known = torch.zeros(1, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
+    loss = depth_loss(predicted, depth, known)
     loss.sum().backward()
     assert loss.item() < 1e-3
     assert predicted.grad is not None
@@ -89,15 +96,16 @@ def test_unknown_depth_gives_neither_loss_nor_gradient() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20), st.floats(1.0, 100.0))
 def test_depth_from_bins_lies_between_the_first_and_the_last(outputs: list[float], max_depth: float) -> None:
-    depth = float(bins_to_depth(torch.tensor(outputs), max_depth))
-    assert MIN_DEPTH <= depth <= max_depth * (1 + 1e-6)
+    depth = float(binned_depth(torch.tensor(outputs)[None, None, None, None], max_depth))
+    assert MIN_DEPTH * (1 - 1e-6) <= depth <= max_depth * (1 + 1e-6)
 
 
 def test_depth_follows_the_bin_that_stands_out() -> None:
     outputs = torch.full((11, 11), -3.0)
     outputs.fill_diagonal_(1e6)
-    torch.testing.assert_close(bins_to_depth(outputs, 10.0), torch.linspace(MIN_DEPTH, 10, 11), atol=1e-4, rtol=1e-4)
-    assert float(bins_to_depth(torch.zeros(11), 10.0)) == pytest.approx((MIN_DEPTH + 10) / 2)
+    found = binned_depth(outputs[:, None, None, None], 10.0).flatten()
+    torch.testing.assert_close(found, torch.linspace(MIN_DEPTH, 10, 11), atol=1e-4, rtol=1e-4)
+    assert float(binned_depth(torch.zeros(1, 1, 1, 1, 11), 10.0)) == pytest.approx((MIN_DEPTH + 10) / 2)
 
 
 def planted(count: int, seed: int, mirrored: bool = False) -> FakeEncoded:
@@ -185,22 +193,25 @@ def test_means_over_images_leave_out_those_without_depth() -> None:
     assert np.isnan(result.rmse_per_image[0][1])
 
 
-def test_upsampled_outputs_equal_the_outputs_of_upsampled_features() -> None:
+@pytest.mark.parametrize("upsampling", [1, 4])
+def test_outputs_upsampled_within_the_kernel_equal_the_outputs_of_upsampled_features(upsampling: int) -> None:
     """The published head upsamples its features by 4; here the layer goes first."""
-    encoded = planted(1, 3)
+    encoded = planted(2, 3)
     statistics = standardizations(encoded)
     heads = train_depth(encoded, statistics, ARMS, (0, 1), tiny(), MAX_DEPTH)
-    wide = {
-        name: upsample_to_pixels(statistics[name](encoded.features(name, 0)), 4 * GRID[0], 4 * GRID[1])
-        for name in encoded.maps
-    }
-    tokens = {f"{name}/class": statistics[f"{name}/class"](encoded.class_token(name, 0)) for name in encoded.maps}
+    h, w = upsampling * GRID[0], upsampling * GRID[1]
     with torch.no_grad():
-        [found] = _predict(heads, encoded, statistics, [0], 4, MAX_DEPTH)
-        outputs = heads(
-            {name: map.flatten(0, 1)[None] for name, map in wide.items()}
-            | {name: token[None, None] for name, token in tokens.items()}
-        )
-    expected = bins_to_depth(outputs, MAX_DEPTH).flatten(0, 1).unflatten(-1, (4 * GRID[0], 4 * GRID[1]))
+        found = _predict(heads, StandardizedWindows(encoded, statistics), [1, 0], 1, upsampling, MAX_DEPTH)
+        assert found.shape == (h, w, 2, 2)
+        for place, index in enumerate((1, 0)):
+            blocks = {}
+            for name in encoded.maps:
+                wide = upsample_to_pixels(statistics[name](encoded.features(name, index)), h, w)
+                blocks[name] = wide.flatten(0, 1)[None]
+                token = statistics[f"{name}/class"](encoded.class_token(name, index))
+                blocks[f"{name}/class"] = token[None, None]
+            weights = heads(blocks, 1)[0].relu() + 0.1
+            bins = torch.linspace(MIN_DEPTH, MAX_DEPTH, weights.shape[-1])
+            expected = ((weights @ bins) / weights.sum(-1)).unflatten(0, (h, w))
+            torch.testing.assert_close(found[:, :, place], expected, atol=1e-4, rtol=1e-4)
     assert found.std() > 0.01
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -33,8 +33,8 @@ def data() -> FakeEncoded:
 
 def weights_of(heads: LinearHeads, arm: int, seed: int, blocks: tuple[str, ...]) -> list[torch.Tensor]:
     """Weight [C, K] of each block and bias [K] of one head."""
-    found = [getattr(heads, heads.names[block])[seed, :, heads.users[block].index(arm)] for block in blocks]
-    return [*found, heads.bias[arm, seed, 0]]
+    found = [heads.weights[block][seed][:, heads.users[block].index(arm)] for block in blocks]
+    return [*found, heads.biases[seed][arm]]
 
 
 def only(encoded: FakeEncoded, arm: Arm) -> FakeEncoded:
@@ -80,30 +80,25 @@ def test_training_twice_gives_the_same_heads() -> None:
 def test_a_concatenated_arm_is_a_linear_layer_on_concatenated_features() -> None:
     heads = LinearHeads(ARMS, CHANNELS, outputs=4, seeds=SEEDS)
     with torch.no_grad():
-        heads.bias.normal_()
+        for parameter in heads.parameters():
+            parameter.normal_()
     blocks = {name: torch.randn(2, 9, count) for name, count in CHANNELS.items()}
-    outputs = heads(blocks)
-    assert outputs.shape == (3, 2, 9, 4)
     for seed in range(2):
+        outputs = heads(blocks, seed)
+        assert outputs.shape == (2, 9, 3, 4)
         layer = torch.nn.Linear(11, 4)
         weight_a, weight_b, bias = weights_of(heads, 2, seed, ("a", "b"))
         with torch.no_grad():
             layer.weight.copy_(torch.cat([weight_a, weight_b]).T)
             layer.bias.copy_(bias)
-        expected = layer(torch.cat([blocks["a"][seed], blocks["b"][seed]], dim=-1))
-        torch.testing.assert_close(outputs[2, seed], expected)
-
-
-def test_the_heads_of_one_seed_give_what_all_heads_give_for_it() -> None:
-    heads = LinearHeads(ARMS, CHANNELS, outputs=4, seeds=SEEDS)
-    blocks = {name: torch.randn(1, 9, count) for name, count in CHANNELS.items()}
-    torch.testing.assert_close(heads.one_seed(blocks, 1), heads(blocks)[:, 1:])
+        expected = layer(torch.cat([blocks["a"], blocks["b"]], dim=-1))
+        torch.testing.assert_close(outputs[:, :, 2], expected)
 
 
 def test_a_class_token_counts_for_every_patch() -> None:
     [arm] = with_class_tokens([Arm("a", ("a",))])
     assert arm.backbones == ("a", "a/class")
     heads = LinearHeads([arm], {"a": 6, "a/class": 6}, outputs=4, seeds=(0,))
-    patches, token = torch.randn(1, 9, 6), torch.randn(1, 1, 6)
-    expected = heads({"a": patches, "a/class": token.expand(1, 9, 6)})
-    torch.testing.assert_close(heads({"a": patches, "a/class": token}), expected)
+    patches, token = torch.randn(2, 9, 6), torch.randn(2, 1, 6)
+    expected = heads({"a": patches, "a/class": token.expand(2, 9, 6)}, 0)
+    torch.testing.assert_close(heads({"a": patches, "a/class": token}, 0), expected)

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fit3d_finetune.probing.encoding import Window, sliding_windows, standardizations
+from fit3d_finetune.probing.encoding import StandardizedWindows, Window, sliding_windows, standardizations
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import (
     SegmentationScores,
     _Drawn,
+    _labelled_pixels,
     _logits,
     predict_segmentation,
     train_segmentation,
@@ -113,7 +116,7 @@ def test_logits_of_overlapping_windows_are_averaged_before_the_best_class_is_tak
     for seed in range(2):
         total, count = torch.zeros(K, H, W, dtype=torch.float64), torch.zeros(H, W)
         for window, map in zip(windows, maps, strict=True):
-            logits = statistics["a"](map) @ heads.block_0[seed, :, 0] + heads.bias[0, seed]
+            logits = statistics["a"](map) @ heads.weights["a"][seed][:, 0] + heads.biases[seed][0]
             top, left, bottom, right = (round(s * n) for s, n in zip(window.box, (H, W, H, W), strict=True))
             size = (bottom - top, right - left)
             upsampled = F.interpolate(logits.detach().double().permute(2, 0, 1)[None], size, mode="bilinear")[0]
@@ -132,7 +135,7 @@ def test_the_few_labelled_pixels_of_a_window_are_the_ones_drawn() -> None:
     heads = train_segmentation(
         train, standardizations(train), ARMS, 3, (0,), tiny(segmentation_iterations=1, segmentation_warmup=0)
     )
-    bias = heads.bias[0, 0, 0].detach()
+    bias = heads.biases[0][0].detach()
     assert bias[1] > 0 > max(bias[0], bias[2])
 
 
@@ -141,9 +144,23 @@ def test_the_layer_before_or_after_the_interpolation_gives_the_same_heads() -> N
     train = planted(3, seed=1)
     statistics = standardizations(train)
 
-    windows = [[_Drawn(i, np.random.default_rng(s).random((60, 2)), torch.zeros(60)) for i in range(3)] for s in (0, 1)]
-    fewer = [[replace(d, places=d.places[:30]) for d in batch] for batch in windows]
+    windows = StandardizedWindows(train, statistics)
     trained = train_segmentation(train, statistics, ARMS, 3, (0, 1), tiny(pixels_per_window=60))
-    last, first = (_logits(trained, train, statistics, batches) for batches in (windows, fewer))
-    assert last.shape == (3, 2, 180, 3)
-    torch.testing.assert_close(last.unflatten(2, (3, 60))[:, :, :, :30].flatten(2, 3), first, atol=1e-4, rtol=1e-4)
+    for seed in (0, 1):
+        places = np.random.default_rng(seed).random((60, 2))
+        many = [_Drawn(i, places, torch.zeros(60)) for i in range(3)]
+        few = [replace(drawn, places=drawn.places[:30]) for drawn in many]
+        last, first = (_logits(trained, windows, batch, seed) for batch in (many, few))
+        assert last.shape == (180, 3, 3)
+        torch.testing.assert_close(last.unflatten(0, (3, 60))[:, :30].flatten(0, 1), first, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.02, 0.6, 1.0]))
+def test_pixels_are_drawn_as_from_a_list_of_the_labelled_ones(seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.where(random.random((11, 17)) < share, random.integers(0, 3, (11, 17)), 255).astype(np.uint8)
+    part = labels[2:9, 3:15]  # as a window is cut: not contiguous
+    valid = np.flatnonzero(part != 255)
+    expected = np.random.default_rng(seed).choice(valid if len(valid) else np.arange(part.size), 40)
+    np.testing.assert_array_equal(_labelled_pixels(part, 40, np.random.default_rng(seed)), expected)
