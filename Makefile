@@ -1,6 +1,7 @@
 # make demo   trains, exports and pictures the sample room (examples/room)
 # make test   linters, type checker and tests
-# Both set up everything they need in .venv first, and do nothing twice.
+# make bench  all benchmarks into benchmarks/results; a part: make bench BENCH="--quick --only rasteriser"
+# All set up everything they need in .venv first, and do nothing twice.
 
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
 VENV   := .venv
@@ -59,7 +60,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.rasterization
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides keep numpy 1, a scipy and
 # a nuscenes-devkit that agree with it.

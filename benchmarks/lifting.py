@@ -1,26 +1,23 @@
 """Closed-form lifting against training features, on the same Gaussians and feature maps.
 
-    python -m benchmarks.lifting --export runs/room [--json out.json]
-
 Geometry and the backbone's maps are given; what is timed is: the operator (weights of all views), the PCA, the solve.
 Training is what `feature-lift train` does: Adam on the features, one view a step, rendered at full size, pooled and
-decoded. Quality is the cosine between rendered and true features of held-out views; the normalised back-projection
-(LUDVIG, Occam's LGS) is the baseline without a solve.
+decoded, until the held-out views are rendered as well as by the solve or the time is spent. The solves run in
+between, so that both see the same machine. Quality is the cosine between rendered and true features of held-out
+views; the normalised back-projection (LUDVIG, Occam's LGS) is the baseline without a solve.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.rasterization import processor
+from benchmarks.rows import Aim, Row, Setting
+from benchmarks.timing import Spread, alternately, synchronize
 from fit3d_finetune.scenes import backbone_config, find_scenes
 from fit3d_ns.feature_lift import FeatureSpace, LiftedFeatures, fit_space, lift_feature_maps
 from fit3d_ns.feature_loss import feature_loss
@@ -29,111 +26,161 @@ from fit3d_ns.lifting import LiftOptions
 from fit3d_ns.patch_grid import pool_to_patch_grid
 from fit3d_ns.patch_operator import NEAR_PLANE, Geometry
 from fit3d_ns.rasterization import rasterization
-from fit3d_ns.rasterization.threads import thread_count
 
 LR, LR_FINAL = 0.02, 0.002
 """Of the features, as in `fit3d-features-fast`."""
+DIM = 64
+FASTER = 20
+"""Times that the solve should be faster than training."""
+BUDGET, QUICK_BUDGET = 25.0, 4.0
+"""Training time, in times of the solve."""
+STEPS_PER_CHECK = 10
+"""Training steps between two looks at held-out views."""
+
+SOLVE = LiftOptions()
+BACK_PROJECTION = LiftOptions(max_iterations=0, robust_scale=None)
 
 
-@dataclass
-class Row:
-    """One way to the features."""
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A scene whose features are to be found: geometry, views and the backbone's maps of them."""
 
-    name: str
+    geometry: Geometry
+    train: PosedMaps
+    test: PosedMaps
+
+    @staticmethod
+    def of(export: Path, device: str = "cpu") -> Problem:
+        scene, _ = scene_from_export(export)
+        config = backbone_config(find_scenes(export), None)
+        geometry, _ = scene.geometry(device)
+        return Problem(geometry, posed_maps(scene, "train", config, device), posed_maps(scene, "eval", config, device))
+
+    def cosine(self, lifted: LiftedFeatures) -> float:
+        return held_out_cosine(self.geometry, lifted, self.test.cameras, self.test.maps)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How long one way to the features took, and how good they are on held-out views."""
+
     seconds: float
-    held_out_cosine: float
+    cosine: float
+    steps: int = 0
 
 
-def solved(geometry: Geometry, train: PosedMaps, test: PosedMaps, dim: int | None, iterations: int) -> Row:
-    """The solver with `iterations` at most; with none of them the back-projection alone."""
-    options = LiftOptions(max_iterations=iterations)
-    if iterations == 0:
-        options = LiftOptions(max_iterations=0, robust_scale=None)
+def solved(problem: Problem, dim: int | None, options: LiftOptions) -> Reached:
+    device = problem.geometry.means.device
+    synchronize(device)
     start = time.perf_counter()
-    space = fit_space(train.maps, dim)
-    lifted = lift_feature_maps(geometry, train.cameras, train.maps, space, options)
-    seconds = time.perf_counter() - start
-    channels = len(space.scales)
-    name = f"back-projection, {channels} channels" if iterations == 0 else f"solve, {channels} channels"
-    return Row(name, seconds, held_out_cosine(geometry, lifted, test.cameras, test.maps))
+    space = fit_space(problem.train.maps, dim)
+    lifted = lift_feature_maps(problem.geometry, problem.train.cameras, problem.train.maps, space, options)
+    synchronize(device)
+    return Reached(time.perf_counter() - start, problem.cosine(lifted))
 
 
-def trained(
-    geometry: Geometry, train: PosedMaps, test: PosedMaps, space: FeatureSpace, goal: float, budget_s: float, every: int
-) -> Row:
-    """Gradient steps from zero until the held-out cosine reaches `goal` or the time is spent; judging is not timed."""
-    steps_per_check, seconds, step, best = every, 0.0, 0, -1.0
-    features = torch.zeros(len(geometry), len(space.scales), requires_grad=True)
+def training(problem: Problem, space: FeatureSpace, budget_s: float) -> Iterator[Reached]:
+    """Gradient steps from zero: after every few of them the time so far and the held-out cosine (not timed)."""
+    geometry, train = problem.geometry, problem.train
+    device = geometry.means.device
+    space = space.to(device)
+    features = torch.zeros(len(geometry), len(space.scales), device=device, requires_grad=True)
     optimizer = torch.optim.Adam([features], lr=LR, eps=1e-15)
-    decoder = space.decoder
     order = torch.Generator().manual_seed(0)
-    while seconds < budget_s and best < goal:
+    seconds, steps = 0.0, 0
+    while True:
+        synchronize(device)
         start = time.perf_counter()
-        for _ in range(steps_per_check):
+        for _ in range(STEPS_PER_CHECK):
             # The schedule is stretched over the whole budget: what is reached early is reached at a high rate.
             rate = LR * (LR_FINAL / LR) ** min(1.0, (seconds + time.perf_counter() - start) / budget_s)
             optimizer.param_groups[0]["lr"] = rate
             index = int(torch.randint(len(train.views), (), generator=order))
-            camera, target = train.cameras[index], train.maps[index].float()
-            rendered, _, _ = rasterization(
-                geometry.means,
-                geometry.quats,
-                geometry.scales,
-                geometry.opacities,
-                features,
-                camera.world_to_camera[None],
-                camera.K[None],
-                camera.width,
-                camera.height,
-                near_plane=NEAR_PLANE,
-                rasterize_mode=geometry.rasterize_mode,
-            )
-            pooled, weights = pool_to_patch_grid(rendered[0], camera.grid)
-            loss, _ = feature_loss(pooled @ decoder["weight"].T + decoder["bias"], target, weights, "cosine+l1")
+            loss = _loss(geometry, space, train, index, features)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        synchronize(device)
         seconds += time.perf_counter() - start
-        step += steps_per_check
-        lifted = LiftedFeatures(features.detach(), torch.zeros(0), torch.ones(0), space, 0.0, step)
-        best = max(best, held_out_cosine(geometry, lifted, test.cameras, test.maps))
-    reached = "reaches that" if best >= goal else "does not reach that"
-    return Row(f"training, {len(space.scales)} channels, {step} steps ({reached})", seconds, best)
+        steps += STEPS_PER_CHECK
+        lifted = LiftedFeatures(features.detach(), torch.zeros(0), torch.ones(0), space, 0.0, steps)
+        yield Reached(seconds, problem.cosine(lifted), steps)
 
 
-def main() -> None:
-    """Measure one export and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--export", type=Path, required=True, help="an export whose Gaussians are lifted into")
-    parser.add_argument("--repeats", type=int, default=3, help="timed solves; the median counts")
-    parser.add_argument("--budget", type=float, default=25.0, help="training time, in times of the solve")
-    parser.add_argument("--every", type=int, default=10, help="training steps between two looks at held-out views")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    scene, _ = scene_from_export(arguments.export)
-    config = backbone_config(find_scenes(arguments.export), None)
-    train, test = (posed_maps(scene, split, config) for split in ("train", "eval"))
-    geometry, _ = scene.geometry()
-    solved(geometry, train, test, 64, 1)  # compiles the kernels
-
-    rows = []
-    for dim, iterations in ((64, 0), (64, 50), (None, 50)):
-        runs = [solved(geometry, train, test, dim, iterations) for _ in range(arguments.repeats)]
-        rows.append(sorted(runs, key=lambda row: row.seconds)[arguments.repeats // 2])
-    space, solve = fit_space(train.maps, 64), rows[1]
-    budget = arguments.budget * solve.seconds
-    rows.append(trained(geometry, train, test, space, solve.held_out_cosine, budget, arguments.every))
-
-    table = Table(title=f"{len(geometry)} Gaussians, {len(train.views)} views, {thread_count()} threads, {processor()}")
-    for column in ("", "seconds", "times the solve", "held-out cosine"):
-        table.add_column(column)
-    for row in rows:
-        ratio = row.seconds / solve.seconds
-        table.add_row(row.name, f"{row.seconds:.1f}", f"{ratio:.1f}", f"{row.held_out_cosine:.4f}")
-    Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": [asdict(row) for row in rows], "title": table.title}, indent=1))
+def _loss(
+    geometry: Geometry, space: FeatureSpace, train: PosedMaps, index: int, features: torch.Tensor
+) -> torch.Tensor:
+    camera, target = train.cameras[index], train.maps[index].to(features.device, torch.float32)
+    rendered, _, _ = rasterization(
+        geometry.means,
+        geometry.quats,
+        geometry.scales,
+        geometry.opacities,
+        features,
+        camera.world_to_camera.to(features)[None],
+        camera.K.to(features)[None],
+        camera.width,
+        camera.height,
+        near_plane=NEAR_PLANE,
+        rasterize_mode=geometry.rasterize_mode,
+    )
+    pooled, weights = pool_to_patch_grid(rendered[0], camera.grid)
+    decoder = space.decoder
+    return feature_loss(pooled @ decoder["weight"].T + decoder["bias"], target, weights, "cosine+l1")[0]
 
 
-if __name__ == "__main__":
-    main()
+def race(problem: Problem, repeats: int, budget: float) -> tuple[list[Reached], Reached, bool]:
+    """Solves, spread over a training that ends where it reaches them; whether it did."""
+    first = solved(problem, DIM, SOLVE)
+    goal, budget_s = first.cosine, budget * first.seconds
+    solves, best = [], Reached(0.0, -1.0)
+    for reached in training(problem, fit_space(problem.train.maps, DIM), budget_s):
+        if reached.cosine > best.cosine:
+            best = reached
+        if reached.seconds >= len(solves) * budget_s / repeats:
+            solves.append(solved(problem, DIM, SOLVE))
+        if best.cosine >= goal or reached.seconds >= budget_s:
+            break
+    solves += [solved(problem, DIM, SOLVE) for _ in range(repeats - len(solves))]
+    return solves, Reached(reached.seconds, best.cosine, reached.steps), best.cosine >= goal
+
+
+def rows_of(export: Path, setting: Setting) -> list[Row]:
+    problem = Problem.of(export)
+    solved(problem, 1, SOLVE)  # compiles the kernels
+    budget = QUICK_BUDGET if setting.quick else BUDGET
+    solves, trained, equalled = race(problem, setting.repeats, budget)
+    full, baseline = alternately(
+        [lambda: solved(problem, None, SOLVE), lambda: solved(problem, DIM, BACK_PROJECTION)],
+        1 if setting.quick else 3,
+        warmup=0,
+    )
+    name = f"{export.resolve().name} ({len(problem.geometry):,} Gaussians, {len(problem.train.views)} views)"
+    # A training that is stopped before the aim's bound says nothing about it.
+    aim = Aim("ratio", "at most", 1 / FASTER) if equalled or budget > FASTER else None
+    reached = f"training to the same held-out cosine, {trained.steps} steps"
+    if not equalled:
+        reached = f"training, {trained.steps} steps that do not reach it: at least so long"
+    solve, whole, simple = (Spread.of([run.seconds for run in runs]) for runs in (solves, full, baseline))
+
+    def seconds(what: str, ours: Spread, aim: Aim | None, reference: float | None = None, against: str = "") -> Row:
+        return Row(f"{name}: {what}", "s", ours.median, reference, against, ours.least, None, aim)
+
+    def cosine(what: str, ours: float, aim: Aim | None, reference: float, against: str) -> Row:
+        return Row(f"{name}: {what}, held-out cosine", "", ours, reference, against, aim=aim)
+
+    channels = len(problem.train.maps[0][0, 0])
+    no_worse = Aim("ratio", "at least", 1.0)
+    return [
+        seconds(f"solve, {DIM} channels", solve, aim, trained.seconds, reached),
+        seconds(f"solve, {DIM} channels, alone", solve, Aim("ours", "at most", 10.0)),
+        seconds(f"solve, all {channels} channels", whole, Aim("ours", "at most", 30.0)),
+        seconds(f"back-projection, {DIM} channels", simple, None, solve.median, "solve"),
+        cosine(f"solve, {DIM} channels", solves[0].cosine, no_worse, trained.cosine, "training, best"),
+        cosine(f"solve, {DIM} channels", solves[0].cosine, no_worse, baseline[0].cosine, "back-projection"),
+        cosine(f"solve, all {channels} channels", full[0].cosine, None, solves[0].cosine, f"solve, {DIM} channels"),
+    ]
+
+
+def measure(setting: Setting) -> list[Row]:
+    return [row for export in setting.exports for row in rows_of(export, setting)]

@@ -26,6 +26,7 @@ from fit3d_ns.console import logger
 from fit3d_ns.datamanager import Fit3DDataset
 from fit3d_ns.errors import InputError, exits_on_input_error
 from fit3d_ns.export_format import BackboneInfo, SceneInfo, Split, ViewInfo, file_sha256, relative_to_root
+from fit3d_ns.feature_storage import FeatureStorage
 from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.lens import undistorted_camera
 from fit3d_ns.model import Fit3DModel
@@ -49,15 +50,21 @@ class ExportArguments:
     """Where the scene's folder is made."""
     previews: int = 4
     """Held-out views in previews.png (photo | rgb | feature_pca | depth); 0 for none."""
+    feature_storage: FeatureStorage = "fp16"
+    """How features are kept: int8 (one scale per channel) takes half the room of fp16 and needs a fit3d that reads
+    export format version 2."""
 
 
-def export_run(config_path: Path, output_dir: Path, previews: int = 4) -> Path:
+def export_run(
+    config_path: Path, output_dir: Path, previews: int = 4, feature_storage: FeatureStorage = "fp16"
+) -> Path:
     """Export one run to `output_dir/<scene>/`, atomically, and return that folder.
 
     Args:
         config_path: config.yml of a run of a fit3d method.
         output_dir: the folder of all scenes.
         previews: number of held-out views in previews.png.
+        feature_storage: how the features are kept on disk.
 
     Raises:
         InputError: not a fit3d run, no checkpoint, or images that changed on disk.
@@ -75,7 +82,7 @@ def export_run(config_path: Path, output_dir: Path, previews: int = 4) -> Path:
     with_previews = previews > 0 and len(pipeline.datamanager.eval_dataset) > 0
     extra = {PREVIEW_FILE: _png(contact_sheet(pipeline, previews))} if with_previews else {}
     directory = output_dir / gaussians.scene.scene
-    gaussians.save(directory, extra_files=extra)
+    gaussians.stored_as(feature_storage).save(directory, extra_files=extra)
     logger.info(
         "Exported %s (step %d): %d Gaussians, %d channels, %d views -> %s",
         checkpoint.name,
@@ -284,7 +291,7 @@ def run(arguments: ExportArguments) -> None:
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
     paths = [arguments.load_config] if arguments.load_config else finished_runs(Path(str(arguments.all)))
     for path in paths:
-        export_run(path, arguments.output_dir, arguments.previews)
+        export_run(path, arguments.output_dir, arguments.previews, arguments.feature_storage)
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
-"""scene.json of the export format, version 1: what a scene is, apart from its Gaussians.
+"""scene.json of the export format, versions 1 and 2: what a scene is, apart from its Gaussians.
 
 Each dataclass mirrors one object of the file; `SceneInfo.from_json` validates all of it before anyone uses it.
+
+Version 2 adds one field, "feature_storage"; in version 1 features are always fp16. A scene is written in the lowest
+version that can say what it holds: readers of version 1 go on reading fp16 exports, and refuse int8 by its version.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ import numpy as np
 from fit3d_ns.capture import rotation_fault
 from fit3d_ns.decoder import DecoderKind
 from fit3d_ns.errors import InputError
+from fit3d_ns.feature_storage import FeatureStorage
 from fit3d_ns.lens import CAMERA_MODELS, undistorted_camera
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS: dict[FeatureStorage, int] = {"fp16": 1, "int8": 2}
+"""The version that exports with these features are written in."""
 
 RasterizeMode = Literal["classic", "antialiased"]
 Split = Literal["train", "eval"]
@@ -118,7 +123,13 @@ class SceneInfo:
     images_root: str
     """The folder that relative image and mask paths start from, as it was at export."""
     views: tuple[ViewInfo, ...]
-    format_version: int = FORMAT_VERSION
+    feature_storage: FeatureStorage = "fp16"
+    """How the features are kept on disk; in memory they are float32."""
+
+    @property
+    def format_version(self) -> int:
+        """In which this scene is written."""
+        return FORMAT_VERSIONS[self.feature_storage]
 
     def to_capture(self, points: Array) -> Array:
         """Points [N, 3] from the Gaussians' frame to the capture's world frame."""
@@ -128,8 +139,12 @@ class SceneInfo:
 
     def to_json(self) -> str:
         """The text of scene.json; arrays become nested lists."""
+        fields = dataclasses.asdict(self)
+        if self.format_version == 1:
+            del fields["feature_storage"]
+        fields["format_version"] = self.format_version
         # NaN is let through, as Python's own "NaN", for `from_json` to name the field that holds it.
-        return json.dumps(dataclasses.asdict(self), default=lambda array: array.tolist(), indent=1) + "\n"
+        return json.dumps(fields, default=lambda array: array.tolist(), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str, source: Path, remedy: str = EXPORT_AGAIN) -> SceneInfo:
@@ -139,12 +154,17 @@ class SceneInfo:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source} is not valid JSON ({error}); {remedy}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
+        if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS.values():
             raise InputError(
-                f"{source} has export format version {version!r}, but this program reads version {FORMAT_VERSION}; "
+                f"{source} has export format version {version!r}, but this program reads {readable_versions()}; "
                 f"export the scene again with this version, or use the fit3d that wrote it."
             )
-        return _parse_scene(_Reader(source, "", data, remedy))
+        return _parse_scene(_Reader(source, "", data, remedy), version)
+
+
+def readable_versions() -> str:
+    """For messages: "versions 1 and 2"."""
+    return "versions " + " and ".join(map(str, sorted(FORMAT_VERSIONS.values())))
 
 
 def resolve(path: str, images_root: Path) -> Path:
@@ -238,7 +258,7 @@ class _Reader:
         return a, b, c
 
 
-def _parse_scene(data: _Reader) -> SceneInfo:
+def _parse_scene(data: _Reader, version: int) -> SceneInfo:
     scene = SceneInfo(
         scene=data.text("scene"),
         backbone=_parse_backbone(data.child("backbone")),
@@ -253,6 +273,7 @@ def _parse_scene(data: _Reader) -> SceneInfo:
         rasterize_mode=data.choice("rasterize_mode", get_args(RasterizeMode)),
         images_root=data.text("images_root"),
         views=tuple(_parse_view(view) for view in data.children("views")),
+        feature_storage="fp16" if version == 1 else data.choice("feature_storage", get_args(FeatureStorage)),
     )
     if not scene.views:
         raise data.fault("views", "is empty")

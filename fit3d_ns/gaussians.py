@@ -1,8 +1,12 @@
-"""A scene of feature Gaussians as data: in memory, and on disk in the export format, version 1.
+"""A scene of feature Gaussians as data: in memory, and on disk in the export format, versions 1 and 2.
 
 A folder `runs/<scene>/` holds `scene.json` (see `fit3d_ns.export_format`), `gaussians.safetensors`, `splat.ply`
 for other viewers, and perhaps previews. It is written whole or not at all, and read only after every part of it was
 checked: what a reader gets has the shapes, ranges and images that it says.
+
+gaussians.safetensors holds the tensors of `FeatureGaussians`, float32 but for the features: float16 [N, D] where
+`SceneInfo.feature_storage` is "fp16" (version 1), and for "int8" (version 2) int8 [N, D] with "features_scale" float32
+[D], to be multiplied (`fit3d_ns.feature_storage`). Its metadata have "format_version" and the SHA-256 of scene.json.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from torch import Tensor
 
 from fit3d_ns.atomic import atomic_directory
 from fit3d_ns.errors import InputError
-from fit3d_ns.export_format import EXPORT_AGAIN, FORMAT_VERSION, SceneInfo, ViewInfo, file_sha256, resolve
+from fit3d_ns.export_format import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, readable_versions, resolve
+from fit3d_ns.feature_storage import FeatureStorage, dequantize, quantize
 from fit3d_ns.ply import Splats, write_splat_ply
 
 SCENE_FILE = "scene.json"
@@ -28,6 +33,7 @@ GAUSSIANS_FILE = "gaussians.safetensors"
 SPLAT_FILE = "splat.ply"
 
 _DECODER_PREFIX = "decoder."
+_SCALE = "features_scale"
 _UNIT_TOLERANCE = 1e-3
 _SH_COEFFICIENTS = (1, 4, 9, 16)
 _TRAIN_AGAIN = "training diverged or was set up wrongly: train again, perhaps with a lower learning rate"
@@ -37,7 +43,7 @@ _TRAIN_AGAIN = "training diverged or was set up wrongly: train again, perhaps wi
 class FeatureGaussians:
     """N Gaussians that carry colour and D feature channels each, with their decoder and their scene.
 
-    All tensors are float32 on one device. On disk the features are float16.
+    All tensors are float32 on one device. On disk the features are as `SceneInfo.feature_storage` says.
     """
 
     means: Tensor
@@ -66,6 +72,10 @@ class FeatureGaussians:
         moved = {name: tensor.to(device) for name, tensor in self._tensors().items()}
         return _from_tensors(moved, self.scene)
 
+    def stored_as(self, storage: FeatureStorage) -> FeatureGaussians:
+        """The same scene, for `save` to keep its features so."""
+        return dataclasses.replace(self, scene=dataclasses.replace(self.scene, feature_storage=storage))
+
     def save(self, directory: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write the export to `directory`, atomically: an older export there stays until the new one is complete.
 
@@ -80,7 +90,10 @@ class FeatureGaussians:
         tensors = {name: tensor.detach().cpu() for name, tensor in self._tensors().items()}
         # Where the length is 0 or NaN this leaves it so, for the validation to refuse.
         tensors["quats"] = tensors["quats"] / tensors["quats"].norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        tensors = {name: tensor.to(_disk_dtype(name)).contiguous() for name, tensor in tensors.items()}
+        # Values that are not finite have no level: the validation below would not see them.
+        if not _is_finite(tensors["features"]):
+            raise InputError(f"cannot export to {directory}: {_not_finite('features')}; {_TRAIN_AGAIN}.")
+        tensors = _as_stored(tensors, self.scene.feature_storage)
         text = self.scene.to_json().encode("utf-8")
         scene = SceneInfo.from_json(text.decode("utf-8"), directory / SCENE_FILE, _TRAIN_AGAIN)
         _validate(tensors, scene, f"cannot export to {directory}:", _TRAIN_AGAIN)
@@ -89,7 +102,7 @@ class FeatureGaussians:
             (temporary / SCENE_FILE).write_bytes(text)
             metadata = {
                 "format": "pt",
-                "format_version": str(FORMAT_VERSION),
+                "format_version": str(scene.format_version),
                 "scene_sha256": hashlib.sha256(text).hexdigest(),
             }
             save_file(tensors, temporary / GAUSSIANS_FILE, metadata=metadata)
@@ -122,12 +135,14 @@ class FeatureGaussians:
             scene = SceneInfo.from_json(text.decode("utf-8"), scene_path)
         except UnicodeDecodeError as error:
             raise InputError(f"{scene_path} is not valid JSON ({error}); {EXPORT_AGAIN}.") from error
-        tensors = _read_tensors(gaussians_path, hashlib.sha256(text).hexdigest())
+        tensors = _read_tensors(gaussians_path, hashlib.sha256(text).hexdigest(), scene.format_version)
         _validate(tensors, scene, f"{gaussians_path}:", EXPORT_AGAIN)
         if images_root is not None:
             scene = dataclasses.replace(scene, images_root=str(images_root))
         if check_images:
             check_scene_images(scene, directory)
+        if _SCALE in tensors:
+            tensors["features"] = dequantize(tensors["features"], tensors.pop(_SCALE))
         return _from_tensors({name: tensor.float() for name, tensor in tensors.items()}, scene)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -172,19 +187,30 @@ def _from_tensors(tensors: Mapping[str, Tensor], scene: SceneInfo) -> FeatureGau
     return FeatureGaussians(**{name: tensors[name] for name in _GAUSSIAN_FIELDS}, decoder=decoder, scene=scene)
 
 
-def _disk_dtype(name: str) -> torch.dtype:
-    return torch.float16 if name == "features" else torch.float32
+_FEATURE_DTYPES: dict[FeatureStorage, torch.dtype] = {"fp16": torch.float16, "int8": torch.int8}
 
 
-def _read_tensors(path: Path, scene_hash: str) -> dict[str, Tensor]:
+def _disk_dtype(name: str, storage: FeatureStorage) -> torch.dtype:
+    return _FEATURE_DTYPES[storage] if name == "features" else torch.float32
+
+
+def _as_stored(tensors: dict[str, Tensor], storage: FeatureStorage) -> dict[str, Tensor]:
+    """The tensors of the file, contiguous."""
+    if storage == "int8":
+        levels, scales = quantize(tensors["features"])
+        tensors = tensors | {"features": levels, _SCALE: scales}
+    return {name: tensor.to(_disk_dtype(name, storage)).contiguous() for name, tensor in tensors.items()}
+
+
+def _read_tensors(path: Path, scene_hash: str, expected_version: int) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             version = metadata.get("format_version")
-            if version != str(FORMAT_VERSION):
+            if version != str(expected_version):
                 raise InputError(
-                    f"{path} has export format version {version}, but this program reads version {FORMAT_VERSION}; "
-                    f"{EXPORT_AGAIN}."
+                    f"{path} has export format version {version}, but {SCENE_FILE} beside it has {expected_version} "
+                    f"(this program reads {readable_versions()}); {EXPORT_AGAIN}."
                 )
             if metadata.get("scene_sha256") != scene_hash:
                 raise InputError(
@@ -195,6 +221,15 @@ def _read_tensors(path: Path, scene_hash: str) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is truncated or damaged ({reason}); {EXPORT_AGAIN}.") from error
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The sum is finite only if all terms are (or the sum itself overflows): one fast pass in the usual case.
+    return bool(tensor.sum(dtype=torch.float64).isfinite()) or bool(tensor.isfinite().all())
+
+
+def _not_finite(name: str) -> str:
+    return f"tensor {name!r} has NaN or infinite values"
 
 
 def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, remedy: str) -> None:
@@ -216,6 +251,8 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
     }
     if scene.decoder == "linear":
         shapes["decoder.bias"] = (C,)
+    if scene.feature_storage == "int8":
+        shapes[_SCALE] = (D,)
     for name, shape in shapes.items():
         require(name in tensors, f"tensor {name!r} is missing")
         tensor = tensors[name]
@@ -225,12 +262,19 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
             f"tensor {name!r} has shape {list(tensor.shape)} where {SCENE_FILE} implies "
             f"[{', '.join('K' if side is None else str(side) for side in shape)}]",
         )
-        require(tensor.dtype == _disk_dtype(name), f"tensor {name!r} is {tensor.dtype}, not {_disk_dtype(name)}")
-        # The sum is finite only if all terms are (or the sum itself overflows): one fast pass in the usual case.
-        finite = bool(tensor.sum(dtype=torch.float64).isfinite()) or bool(tensor.isfinite().all())
-        require(finite, f"tensor {name!r} has NaN or infinite values")
+        dtype = _disk_dtype(name, scene.feature_storage)
+        require(tensor.dtype == dtype, f"tensor {name!r} is {tensor.dtype}, not {dtype}")
+        require(_is_finite(tensor), _not_finite(name))
     unknown = sorted(set(tensors) - set(shapes))
-    require(not unknown, f"tensor {unknown[:1]} is not part of the format for a {scene.decoder!r} decoder")
+    require(
+        not unknown,
+        f"tensor {unknown[:1]} is not part of the format for a {scene.decoder!r} decoder and {scene.feature_storage} "
+        "features",
+    )
+    if scene.feature_storage == "int8":
+        scales = tensors[_SCALE]
+        fit = (scales > 0) & (128 * scales).isfinite()
+        require(bool(fit.all()), f"some values of {_SCALE!r} are not positive, or beyond float32 when multiplied")
 
     require(tensors["sh"].shape[1] in _SH_COEFFICIENTS, "the number of SH coefficients is not 1, 4, 9 or 16")
     low, high = tensors["opacities"].aminmax()

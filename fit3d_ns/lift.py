@@ -13,6 +13,7 @@ from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.console import logger
 from fit3d_ns.errors import InputError, exits_on_input_error
 from fit3d_ns.export_format import BackboneInfo, RasterizeMode
+from fit3d_ns.feature_storage import FeatureStorage
 from fit3d_ns.lift_scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting import LiftOptions
 
@@ -72,6 +73,9 @@ class LiftArguments:
     feature_dim: int | Literal["full"] = 64
     """Channels per Gaussian: principal components of the features, or full for all of the backbone's channels (for 384
     six times the size)."""
+    feature_storage: FeatureStorage = "fp16"
+    """How features are kept: int8 (one scale per channel) takes half the room of fp16 and needs a fit3d that reads
+    export format version 2."""
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     solver: LiftOptions = field(default_factory=LiftOptions)
     cache_dir: Path | None = None
@@ -94,7 +98,7 @@ def run(arguments: LiftArguments) -> Path:
     if arguments.name is not None:
         scene = LiftScene(**{**vars(scene), "name": arguments.name})
     gaussians, report = lift_scene(scene, config, feature_dim, arguments.solver, device, arguments.cache_dir)
-    gaussians.save(directory, extra_files={REPORT_FILE: report_bytes(report)})
+    gaussians.stored_as(arguments.feature_storage).save(directory, extra_files={REPORT_FILE: report_bytes(report)})
     logger.info("Lifted in %.1f s (features of the photos aside) -> %s", report["seconds"], directory)
     return directory
 

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fit3d_ns.errors import InputError
+from fit3d_ns.feature_storage import FeatureStorage
 from fit3d_ns.gaussians import FeatureGaussians
 from tests.export_format.scenes import make_gaussians
 
@@ -76,12 +77,17 @@ def test_truncated_tensors_are_named(export: Path, kept: int) -> None:
     refused(export, r"gaussians\.safetensors is truncated or damaged \(.*\); export the scene again")
 
 
-def test_another_version_is_named(export: Path) -> None:
+@pytest.mark.parametrize("version", [0, 3, "1", 1.0, True, None, [1]])
+def test_another_version_is_named(export: Path, version: object) -> None:
     tensors, metadata, scene = read(export)
-    write(export, tensors, metadata, scene | {"format_version": 2})
-    refused(export, r"scene\.json has export format version 2, but this program reads version 1; export")
+    write(export, tensors, metadata, scene | {"format_version": version})
+    refused(export, r"scene\.json has export format version .*, but this program reads versions 1 and 2; export")
+
+
+def test_files_of_two_versions_are_refused(export: Path) -> None:
+    tensors, metadata, scene = read(export)
     write(export, tensors, metadata | {"format_version": "7"}, scene)
-    refused(export, r"gaussians\.safetensors has export format version 7, but this program reads version 1; export")
+    refused(export, r"gaussians\.safetensors has export format version 7, but scene\.json beside it has 1 .*; export")
 
 
 def test_a_file_of_other_tensors_is_refused(export: Path) -> None:
@@ -157,7 +163,7 @@ def test_a_bad_tensor_is_named(
 def test_a_tensor_too_many_is_named(export: Path) -> None:
     tensors, metadata, scene = read(export)
     write(export, tensors | {"decoder.gain": torch.ones(1)}, metadata, scene)
-    refused(export, r"decoder\.gain.* is not part of the format for a 'linear' decoder; export")
+    refused(export, r"decoder\.gain.* is not part of the format for a 'linear' decoder and fp16 features; export")
 
 
 SCENE_FAULTS: list[tuple[str, Any, str]] = [
@@ -221,7 +227,10 @@ def every_key(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return []
 
 
-def test_every_missing_field_is_named(export: Path) -> None:
+@pytest.mark.parametrize("storage", ["fp16", "int8"])
+def test_every_missing_field_is_named(tmp_path: Path, storage: FeatureStorage) -> None:
+    export = tmp_path / "room"
+    make_gaussians(tmp_path / "capture").stored_as(storage).save(export)
     tensors, metadata, scene = read(export)
     keys = [path for path in every_key(scene) if path[-1] not in ("format_version", "mask_path")]
     assert len(keys) > 30

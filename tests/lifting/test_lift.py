@@ -84,6 +84,22 @@ def test_full_width_is_an_identity_decoder_that_fits_no_worse(exported: Path, tm
     assert {"held_out_cosine", "unseen_gaussians", "psnr"} <= reports[0].keys()
 
 
+def test_int8_features_are_those_of_fp16_to_half_a_step(exported: Path, run_folder: Path, tmp_path: Path) -> None:
+    lifted = [
+        run(LiftArguments(export=exported, feature_storage=storage, output_dir=tmp_path / storage))
+        for storage in ("fp16", "int8")
+    ]
+    trained = [exported, export_run(run_folder / "config.yml", tmp_path / "runs", 0, feature_storage="int8")]
+    for half, whole in (lifted, trained):
+        first, second = (FeatureGaussians.load(path) for path in (half, whole))
+        assert [g.scene.feature_storage for g in (first, second)] == ["fp16", "int8"]
+        largest = first.features.abs().amax(0)
+        # Half a step, and what half precision is off itself; solves are repeatable.
+        bound = largest * (0.5 / 127 + 2.0**-11) + 1e-6
+        assert bool(((first.features - second.features).abs() <= bound).all())
+        assert (whole / "gaussians.safetensors").stat().st_size < (half / "gaussians.safetensors").stat().st_size
+
+
 def test_another_layer_gives_other_features_under_its_own_name(exported: Path, tmp_path: Path) -> None:
     lifted = run(LiftArguments(export=exported, backbone=BackboneChoice(layer=5), output_dir=tmp_path, name="layer 5"))
     scene = FeatureGaussians.load(lifted).scene

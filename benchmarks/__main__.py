@@ -1,0 +1,115 @@
+"""All benchmarks: one command, one table, one JSON.
+
+    python -m benchmarks [--quick] [--only NAME ...] [--exports runs/room runs/fox]
+
+Needs an export, better two (a room and a real capture): those of --exports, or made of --captures in the work folder,
+once. Ratios are of things that run alternately in one process; absolute seconds depend on the machine, which the
+table names. Takes about a quarter of an hour on 2 cores when the exports are there, --quick about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.exports import make_exports
+from benchmarks.report import machine, to_screen, write
+from benchmarks.rows import Outcome, Section, Setting, Skip
+from benchmarks.sections import SECTIONS
+from fit3d_finetune.main import choose_device
+from fit3d_ns.console import logger
+from fit3d_ns.errors import InputError, exits_on_input_error
+from fit3d_ns.gaussians import SCENE_FILE
+
+ROOM = Path(__file__).parent.parent / "examples" / "room"
+RESULTS = Path(__file__).parent / "results"
+
+
+def chosen(names: Sequence[str], sections: Sequence[Section] = SECTIONS) -> list[Section]:
+    """The sections of these names, in their own order; all of them without names.
+
+    Raises:
+        InputError: a name that is none of theirs.
+    """
+    known = [section.name for section in sections]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"--only names {', '.join(unknown)}; choose from {', '.join(known)}.")
+    return [section for section in sections if not names or section.name in names]
+
+
+def run_section(section: Section, setting: Setting) -> Outcome:
+    start = time.perf_counter()
+    try:
+        rows = tuple(section.measure(setting))
+    except Skip as reason:
+        return Outcome(section.name, section.title, skipped=str(reason))
+    return Outcome(section.name, section.title, rows, seconds=time.perf_counter() - start)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work-dir", type=Path, default=Path("bench"), help="for exports that are made, and logs")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes; results go to the work folder")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=", ".join(s.name for s in SECTIONS))
+    parser.add_argument(
+        "--exports", nargs="+", type=Path, help="export folders; the first serves single-scene sections"
+    )
+    parser.add_argument(
+        "--captures",
+        nargs="+",
+        type=Path,
+        default=[ROOM],
+        help="make exports of these; the first is also trained for the section step",
+    )
+    parser.add_argument("--labelled", nargs="+", default=[str(ROOM)], help="for probes, as fit3d-probe takes them")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--output", type=Path, help="folder of speed.md and speed.json; default: benchmarks/results")
+    return parser.parse_args(arguments)
+
+
+@exits_on_input_error
+def run(arguments: argparse.Namespace) -> None:
+    """Measure the chosen sections; show and write what came of them, after each of them."""
+    sections = chosen(arguments.only)
+    for export in arguments.exports or ():
+        if not (export / SCENE_FILE).is_file():
+            raise InputError(f"--exports {export} has no {SCENE_FILE}; give folders that fit3d-export wrote.")
+
+    def exports() -> tuple[Path, ...]:
+        given: list[Path] | None = arguments.exports
+        return tuple(given) if given else make_exports(arguments.captures, arguments.work_dir, arguments.quick)
+
+    setting = Setting(
+        work_dir=arguments.work_dir,
+        quick=arguments.quick,
+        device=choose_device(arguments.device),
+        make_exports=exports,
+        labelled=tuple(arguments.labelled),
+        capture=arguments.captures[0],
+    )
+    logger.setLevel(logging.WARNING)
+    here, console = machine(), Console(width=160)
+    torch.set_num_threads(here.threads)  # both sides of every ratio have the kernels' threads
+    # Part of the sections, or a rehearsal, does not take the place of the whole table.
+    whole = not arguments.quick and not arguments.only
+    folder = arguments.output or (RESULTS if whole else arguments.work_dir)
+    outcomes: list[Outcome] = []
+    for section in sections:
+        console.print(f"{section.name} ...")
+        outcomes.append(run_section(section, setting))
+        to_screen(outcomes[-1:], here, console)
+        write(outcomes, here, folder, "speed")
+    print(f"Results: {folder / 'speed.md'} and .json")
+
+
+if __name__ == "__main__":
+    run(parse())
