@@ -239,7 +239,7 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     """
     products = a * b
     blocks = len(products) // _SUMMED_IN_FLOAT32
-    whole = products[: blocks * _SUMMED_IN_FLOAT32].view(blocks, _SUMMED_IN_FLOAT32, -1).sum(1)
+    whole = products[: blocks * _SUMMED_IN_FLOAT32].view(blocks, _SUMMED_IN_FLOAT32, a.shape[1]).sum(1)
     return whole.sum(0, dtype=torch.float64) + products[blocks * _SUMMED_IN_FLOAT32 :].sum(0, dtype=torch.float64)
 
 
