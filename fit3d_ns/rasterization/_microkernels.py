@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 import llvmlite.binding as llvm
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numba.extending import intrinsic
 
 from fit3d_ns.rasterization._vector_code import (
@@ -38,8 +38,8 @@ from fit3d_ns.rasterization._vector_code import (
     vector_function,
 )
 
-WIDE = bool(llvm.get_host_cpu_features().get("avx512f", False))
-"""Whether the processor has 32 registers of 16 floats; otherwise the blocks are cut to 16 registers of 8."""
+WIDE = "+avx512f" in (config.CPU_FEATURES or ("" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()))
+"""Whether the code is for a processor with 32 registers of 16 floats; otherwise blocks are cut to 16 registers of 8."""
 LANES = 16 if WIDE else 8
 HALF_ROW = 8
 ROW = 16
