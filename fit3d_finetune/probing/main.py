@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,14 +63,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.iterations is not None:
-        n = arguments.iterations
-        protocol = replace(
-            protocol,
-            segmentation_iterations=n,
-            segmentation_warmup=min(protocol.segmentation_warmup, n // 10),
-            depth_iterations=n,
-            depth_warmup=min(protocol.depth_warmup, n // 3),
-        )
+        protocol = protocol.shortened(arguments.iterations)
     if not arguments.tasks:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
