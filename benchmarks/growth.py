@@ -58,9 +58,9 @@ def measure(setting: Setting) -> list[Row]:
     rows = [
         grows("RGB, with the number of Gaussians (same coverage)", counts, lambda n: rendered(n=n), repeats),
         grows(
-            f"RGB, with pixels (1 is {WIDTH}x{HEIGHT})",
-            [scale**2 for scale in scales],
-            lambda area: rendered(scale=area**0.5),
+            f"RGB, with pixels ({WIDTH}x{HEIGHT} and others)",
+            [WIDTH * HEIGHT * scale**2 for scale in scales],
+            lambda pixels: rendered(scale=(pixels / (WIDTH * HEIGHT)) ** 0.5),
             repeats,
         ),
         grows("features only, with channels", widths, lambda channels: rendered(channels=channels), repeats),

@@ -1,69 +1,129 @@
 """Do the fast and the paper's probing protocol rank features the same way?
 
-    python -m benchmarks.protocols --finetuned bench-rooms/finetuned/block-9-A-gaussians \\
-        --control bench-rooms/finetuned/block-9-A-mirror --train-data room_00 room_01 --test-data room_08
+    python -m benchmarks.protocols --finetuned finetuned/ --control control/ --layers 5 11 \\
+        --train-data room_00 room_01 --test-data room_08 room_09 --every 5 --paper-iterations 600
 
-Probes the same arms on the same data under both protocols and writes their figures, orders and Kendall's tau. The
-paper's windows, upsampling, bins, flips and batches are used as they are; its 40,000 iterations take days on a CPU, so
+Probes the same features on the same images under both protocols: the original at several blocks, the fine-tuned and
+the control alone and with the original. Writes their figures and how well their orders agree. The paper's windows,
+upsampling, bins, flips and batches are used as they are; its 40,000 iterations take days on a CPU, so
 --paper-iterations says how many of them (with its warm-up shortened in proportion).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
+from itertools import combinations
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from scipy.stats import kendalltau
 
-from fit3d_finetune.probing.results import ProbeResults
+from benchmarks.rasterization import processor
+from fit3d_finetune.hub import read_finetuned
+from fit3d_finetune.precision import choose_precision
+from fit3d_finetune.probing.datasets import read_data
+from fit3d_finetune.probing.labelled_images import LabelledImages
+from fit3d_finetune.probing.protocol import FAST, PAPER, Protocol
+from fit3d_finetune.probing.results import Arm, ProbeResults
+from fit3d_finetune.probing.run import RESULTS_FILE, Probing, probe
 from fit3d_ns.atomic import atomic_file
+from fit3d_ns.backbone import BackboneConfig
 
 
-def probe(protocol: str, arguments: argparse.Namespace) -> ProbeResults:
-    """Results of one protocol, kept in the work folder."""
-    folder = arguments.work_dir / protocol
-    if not (folder / "results.json").exists():
-        command = [
-            *(str(Path(sys.executable).with_name("fit3d-probe")), "--protocol", protocol, "--output-dir", str(folder)),
-            *("--finetuned", str(arguments.finetuned), "--control", str(arguments.control)),
-            *("--train-data", *arguments.train_data, "--test-data", *arguments.test_data),
-            *("--tasks", "segmentation", "depth", "--seeds", *map(str, arguments.seeds)),
-        ]
-        if protocol == "paper":
-            command += ["--iterations", str(arguments.paper_iterations)]
-        subprocess.run(command, check=True, env=os.environ)
-    return ProbeResults.load(folder / "results.json")
+@dataclass(frozen=True)
+class Agreement:
+    """How well two orders of the same arms agree in one metric."""
+
+    metric: str
+    tau: float
+    """Kendall's."""
+    opposite: tuple[tuple[str, str], ...]
+    """Pairs of arms that the protocols order differently."""
+    clear: int
+    """Pairs that are further apart than twice their spread in both protocols."""
+    clear_opposite: int
+    """Of these, how many are ordered differently."""
+
+
+METRICS = {
+    "mIoU (%)": lambda results, arm: [100 * value for value in results.segmentation[arm].miou],
+    "depth RMSE (m)": lambda results, arm: results.depth[arm].rmse,
+}
+
+
+def features(arguments: argparse.Namespace) -> tuple[dict[str, BackboneConfig], list[Arm]]:
+    """Backbones by name, and the arms: each alone, and those that were trained with the original."""
+    precision = choose_precision("auto", "cpu")
+    finetuned, control = read_finetuned(arguments.finetuned), read_finetuned(arguments.control)
+    backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned, "2D control": control.finetuned}
+    arms = [Arm(name, (name,)) for name in backbones]
+    arms += [Arm(f"original + {name}", ("original", name)) for name in ("fine-tuned", "2D control")]
+    for layer in arguments.layers:
+        name = f"original, block {layer + 1}"
+        backbones[name] = replace(finetuned.original, layer=layer)
+        arms.append(Arm(name, (name,)))
+    return {name: replace(config, precision=precision) for name, config in backbones.items()}, arms
+
+
+def thinned(data: Sequence[LabelledImages], every: int) -> list[LabelledImages]:
+    return [replace(part, images=part.images[every // 2 :: every]) for part in data]
+
+
+def compare(metric: str, one: ProbeResults, other: ProbeResults) -> Agreement:
+    """Of two protocols' results for the same arms."""
+    values = METRICS[metric]
+    arms = [arm.name for arm in one.arms]
+    means = [[mean(values(results, arm)) for arm in arms] for results in (one, other)]
+    spreads = [[spread(values(results, arm)) for arm in arms] for results in (one, other)]
+    opposite, clear, clear_opposite = [], 0, 0
+    for i, j in combinations(range(len(arms)), 2):
+        gaps = [of[i] - of[j] for of in means]
+        far = all(abs(gap) > 2 * (s[i] ** 2 + s[j] ** 2) ** 0.5 for gap, s in zip(gaps, spreads, strict=True))
+        differently = gaps[0] * gaps[1] < 0
+        opposite += [(arms[i], arms[j])] if differently else []
+        clear += far
+        clear_opposite += far and differently
+    return Agreement(metric, kendalltau(*means).statistic, tuple(opposite), clear, clear_opposite)
+
+
+def spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def table(fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
     """Figures of both, and how well their orders agree."""
     arms = [arm.name for arm in fast.arms]
-    columns = {
-        "mIoU": [[100 * mean(r.segmentation[arm].miou) for arm in arms] for r in (fast, paper)],
-        "RMSE (m)": [[mean(r.depth[arm].rmse) for arm in arms] for r in (fast, paper)],
-    }
     lines = [
         "# The fast protocol against the paper's",
         "",
-        f"Made by `python -m benchmarks.protocols` on {date.today().isoformat()}: {len(fast.train_data)} rooms to",
-        f"train on, {len(fast.test_data)} to test on, seeds {', '.join(map(str, fast.seeds))}; {iterations} iterations",
-        "of the paper's protocol.",
+        f"Made by `python -m benchmarks.protocols` on {date.today().isoformat()} ({processor()}): probes trained on",
+        f"{', '.join(Path(name).name for name in fast.train_data)}, tested on {len(fast.test_images)} images of",
+        f"{', '.join(Path(name).name for name in fast.test_data)}; seeds {', '.join(map(str, fast.seeds))} (mean ±",
+        f"standard deviation); {iterations} iterations of the paper's protocol. It took",
+        f"{sum(paper.seconds.values()) / 60:.0f} minutes, the fast one {sum(fast.seconds.values()) / 60:.0f}.",
         "",
-        "| arm | " + " | ".join(f"{name}, fast | {name}, paper" for name in columns) + " |",
-        "|---|" + "---|---|" * len(columns),
+        "| arm | " + " | ".join(f"{name}, fast | {name}, paper" for name in METRICS) + " |",
+        "|---|" + "---|---|" * len(METRICS),
     ]
-    for index, arm in enumerate(arms):
-        cells = [f"{values[index]:.{1 if name == 'mIoU' else 3}f}" for name, pair in columns.items() for values in pair]
+    for arm in arms:
+        cells = []
+        for name, values in METRICS.items():
+            for results in (fast, paper):
+                found, digits = values(results, arm), 1 if "%" in name else 3
+                cells.append(f"{mean(found):.{digits}f} ± {spread(found):.{digits}f}")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     lines.append("")
-    for name, (one, other) in columns.items():
+    pairs = len(arms) * (len(arms) - 1) // 2
+    for name in METRICS:
+        found = compare(name, fast, paper)
+        swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
         lines.append(
-            f"- {name}: Kendall's tau between the two orders of the arms {kendalltau(one, other).statistic:.2f}."
+            f"- {name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
+            f"differently: {swapped}. Of the {found.clear} pairs that lie further apart than twice their spread in "
+            f"both, {found.clear_opposite}."
         )
     return "\n".join(lines) + "\n"
 
@@ -73,17 +133,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finetuned", type=Path, required=True)
     parser.add_argument("--control", type=Path, required=True)
+    parser.add_argument("--layers", nargs="*", type=int, default=[5, 11], help="further blocks of the original, from 0")
     parser.add_argument("--train-data", nargs="+", required=True)
     parser.add_argument("--test-data", nargs="+", required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--paper-iterations", type=int, default=40_000)
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th image only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--paper-iterations", type=int, default=PAPER.segmentation_iterations)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-protocols"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "protocols.md")
     arguments = parser.parse_args()
-    fast, paper = (probe(name, arguments) for name in ("fast", "paper"))
+    backbones, arms = features(arguments)
+    found = []
+    for protocol in (FAST, PAPER.shortened(arguments.paper_iterations)):
+        path = arguments.work_dir / protocol.name / RESULTS_FILE
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            run(protocol, backbones, arms, arguments).save(path)
+        found.append(ProbeResults.load(path))
     with atomic_file(arguments.output) as temporary:
-        temporary.write_text(table(fast, paper, arguments.paper_iterations))
+        temporary.write_text(table(found[0], found[1], arguments.paper_iterations))
     print(f"Results: {arguments.output}")
+
+
+def run(
+    protocol: Protocol, backbones: dict[str, BackboneConfig], arms: list[Arm], arguments: argparse.Namespace
+) -> ProbeResults:
+    """Segmentation and depth of all arms under one protocol."""
+    train, test = (thinned(read_data(data), arguments.every) for data in (arguments.train_data, arguments.test_data))
+    tasks = ("segmentation", "depth")
+    results, _ = probe(Probing(backbones, arms, train, test, tasks, protocol, tuple(arguments.seeds)))
+    return results
 
 
 if __name__ == "__main__":

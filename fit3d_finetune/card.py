@@ -26,6 +26,7 @@ def model_card(backbone: BackboneInfo, summary: dict[str, Any]) -> str:
         share = f"{100 * run['recipe']['weight_mix']:g} % of the fine-tuned weights, the rest the original's"
         rows += f"\n| {share} | " + " | ".join(f"{summary['mixed'][name]:.4f}" for name in figures) + " |"
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
+    novel = f" ({run['novel_views']} of them rendered between photographs)" if run["novel_views"] else ""
     kind = "features re-rendered from 3D Gaussians" if run["targets"] == "gaussians" else "a control without 3D"
     return f"""---
 library_name: timm
@@ -49,7 +50,7 @@ maps = assembly(images)    # images [B, 3, H, W] in 0..1 -> [B, {2 * backbone.em
 
 ## Data
 
-{summary["training_views"]} training views of {len(run["scenes"])} scenes: {", ".join(run["scenes"])}.
+{summary["training_views"]} training views{novel} of {len(run["scenes"])} scenes: {", ".join(run["scenes"])}.
 Held-out scenes: {", ".join(run["val_scenes"]) or "none"}.
 
 ## Recipe

@@ -53,9 +53,14 @@ class _WeightsAndBiases:
         # The same id for the same folder, so that a resumed run goes on in its curve.
         path = str(folder.resolve())
         run_id = hashlib.sha256(path.encode()).hexdigest()[:16]
-        self.run = wandb.init(
-            project="fit3d", name=folder.resolve().parent.name, dir=path, id=run_id, resume="allow", config=run
-        )
+        name = folder.resolve().parent.name
+        try:
+            self.run = wandb.init(project="fit3d", name=name, dir=path, id=run_id, resume="allow", config=run)
+        except wandb.errors.Error as error:
+            raise InputError(
+                f"--tracker wandb: Weights & Biases does not start ({' '.join(str(error).split())}); log in, set "
+                "WANDB_MODE=offline, or leave the option out."
+            ) from error
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self.run.log(dict(scalars), step=step)

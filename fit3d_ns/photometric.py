@@ -93,7 +93,7 @@ def compare_images(predicted: Tensor, target: Tensor) -> ImageDifference:
         target: [H, W, 3] in 0..1.
     """
     small = min(predicted.shape[:2]) < _WINDOW
-    if predicted.is_cuda or small or predicted.dtype != torch.float32:
+    if predicted.device.type != "cpu" or small or predicted.dtype != torch.float32:
         from pytorch_msssim import ssim
 
         images = (image.permute(2, 0, 1)[None] for image in (target, predicted))
@@ -103,7 +103,7 @@ def compare_images(predicted: Tensor, target: Tensor) -> ImageDifference:
             ssim(*images, data_range=1.0, size_average=True),
             difference.detach().square().mean(),
         )
-    return ImageDifference(*_Difference.apply(predicted, target))
+    return ImageDifference(*_Difference.apply(predicted.contiguous(), target.contiguous()))
 
 
 class _Composite(torch.autograd.Function):
@@ -138,6 +138,6 @@ def composite(image: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
         alpha: [H, W, 1] in 0..1.
         background: [3], gets no gradient.
     """
-    if image.is_cuda:
+    if image.device.type != "cpu":
         return (image + (1 - alpha) * background).clamp(0, 1)
     return _Composite.apply(image, alpha, background)

@@ -110,8 +110,8 @@ def read_data(places: Sequence[str], images_root: Path | None = None) -> list[La
     """
     found = []
     for place in places:
-        kind, _, rest = place.partition(":")
-        if kind not in READERS:
+        kind, colon, rest = place.partition(":")
+        if not colon or kind not in READERS:
             kind, rest = _kind_of(Path(place)), place
         data = read_export(Path(rest), images_root) if kind == "export" else READERS[kind](Path(rest))
         if not data.images:

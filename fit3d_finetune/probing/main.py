@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Annotated, Literal
 
 import tyro
@@ -63,14 +65,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.iterations is not None:
-        n = arguments.iterations
-        protocol = replace(
-            protocol,
-            segmentation_iterations=n,
-            segmentation_warmup=min(protocol.segmentation_warmup, n // 10),
-            depth_iterations=n,
-            depth_warmup=min(protocol.depth_warmup, n // 3),
-        )
+        protocol = protocol.shortened(arguments.iterations)
     if not arguments.tasks:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
@@ -103,7 +98,6 @@ def run(arguments: ProbeArguments) -> ProbeResults:
 
 def table(results: ProbeResults) -> Table:
     """The arms side by side: mean ± standard deviation over seeds."""
-    from statistics import mean, stdev
 
     def spread(values: list[float], scale: float, digits: int) -> str:
         text = f"{scale * mean(values):.{digits}f}"
@@ -117,7 +111,8 @@ def table(results: ProbeResults) -> Table:
         columns.append((title, {a: spread(getattr(r, metric), 1, 3) for a, r in results.depth.items()}))
     columns.append(("kNN mIoU %", {a: f"{100 * r.miou:.1f}" for a, r in results.nearest_neighbours.items()}))
     for title, metric in (("recall 30-60°", "recall"), ("cosine 30-60°", "cosine")):
-        cells = {a: f"{getattr(r, metric)[r.angle_edges.index(30)]:.3f}" for a, r in results.consistency.items()}
+        found = {a: getattr(r, metric)[r.angle_edges.index(30)] for a, r in results.consistency.items()}
+        cells = {a: "–" if isnan(value) else f"{value:.3f}" for a, value in found.items()}
         columns.append((title, cells))
     columns = [(title, cells) for title, cells in columns if cells]
     # Names stay whole where the terminal is narrow; figures wrap.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fit3d_ns.errors import InputError
@@ -40,6 +40,16 @@ class Protocol:
     flip_test: bool
     """Average depth over the image and its mirror image."""
     weight_decay: float = 1e-4
+
+    def shortened(self, iterations: int) -> Protocol:
+        """The protocol with so many iterations of both tasks, its warm-ups no longer than a tenth or third of them."""
+        return replace(
+            self,
+            segmentation_iterations=iterations,
+            segmentation_warmup=min(self.segmentation_warmup, iterations // 10),
+            depth_iterations=iterations,
+            depth_warmup=min(self.depth_warmup, iterations // 3),
+        )
 
 
 # FiT3D's settings (ECCV 2024, supplementary; those of DINOv2's linear probes). Their batches are spread over 8 GPUs.

@@ -12,10 +12,11 @@ from scipy.spatial.transform import Rotation
 from fit3d_finetune.main import FinetuneArguments, parse
 from fit3d_finetune.novel_views import NovelView, views_between
 from fit3d_finetune.scenes import view_refs, with_novel_views
+from fit3d_finetune.train import finetune
 from fit3d_ns.export_format import ViewInfo
 from fit3d_ns.patch_grid import pool_to_patch_grid
 from fit3d_ns.render import render_features, render_rgb
-from tests.finetune.scenes import GRID, HEIGHT, WIDTH, make_view, scene_of, store_of
+from tests.finetune.scenes import GRID, HEIGHT, WIDTH, make_view, run_of, scene_of, store_of
 
 
 def posed(view: ViewInfo, centre: tuple[float, float, float], degrees: float = 0.0, split: str = "train") -> ViewInfo:
@@ -92,3 +93,11 @@ def test_novel_views_are_for_training_and_off_unless_asked_for(tmp_path: Path) -
     assert len(view_refs([more], "train")) == len(view_refs([scene], "train")) + len(views_between(scene.views, 2))
     assert len(more.views) > len(scene.views)
     assert len(view_refs([more], "eval")) == len(view_refs([scene], "eval"))
+
+
+def test_the_model_card_tells_how_many_views_were_rendered(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    folder = finetune(run_of(tmp_path / "out", [with_novel_views(scene, 1)], max_steps=1))
+    count = len(views_between(scene.views, 1))
+    card = (folder / "README.md").read_text()
+    assert f"{4 + count} training views ({count} of them rendered between photographs)" in card

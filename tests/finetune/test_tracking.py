@@ -46,6 +46,31 @@ def test_a_missing_wandb_is_named_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+class WandbError(Exception):
+    """As the package's own base of its errors."""
+
+
+def fake_wandb(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
+    """A package wandb whose `init` is the one given."""
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    wandb.init = init  # type: ignore[attr-defined]
+    wandb.errors = types.SimpleNamespace(Error=WandbError)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+
+def test_a_wandb_without_login_is_one_sentence(
+    tmp_path: Path, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:
+        raise WandbError("No API key\n configured.")
+
+    fake_wandb(monkeypatch, init)
+    with pytest.raises(InputError, match=r"does not start \(No API key configured\.\); log in, set WANDB_MODE=offline"):
+        finetune(run_of(tmp_path / "out", scenes, tracker="wandb"))
+    assert not (tmp_path / "out" / "fit3d.json").exists()
+
+
 def test_each_folder_is_a_run_of_its_own_at_wandb(
     tmp_path: Path, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,10 +89,7 @@ def test_each_folder_is_a_run_of_its_own_at_wandb(
         started.append(options)
         return FakeRun()
 
-    wandb = types.ModuleType("wandb")
-    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-    wandb.init = init  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    fake_wandb(monkeypatch, init)
     for name in ("one", "two"):
         finetune(run_of(tmp_path / name, scenes, tracker="wandb", max_steps=2))
     assert logged == [0, 0, 2, -1] * 2

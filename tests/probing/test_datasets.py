@@ -77,6 +77,13 @@ def test_a_folder_is_told_from_a_scene_and_matches_files_by_stem(tmp_path: Path)
     assert float(data.images[1].depth()[0, 0]) == pytest.approx(1.5)
 
 
+def test_a_folder_may_be_called_like_a_kind(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene.rename(tmp_path / "folder")
+    [data] = read_data(["folder"])
+    assert len(data.images) == len(read_data([f"scene:{tmp_path / 'folder'}"])[0].images) > 0
+
+
 def test_a_kind_before_the_path_decides_against_the_guess(scene: Path) -> None:
     with pytest.raises(InputError, match=r"annotations|images"):
         read_data([f"folder:{scene / 'nothing'}"])

@@ -20,7 +20,7 @@ NERFSTUDIO_HALF = {
     f"fit3d_ns.{name}"
     for name in (
         *("cameras", "config", "datamanager", "export", "feature_start", "lift", "lift_sources", "model"),
-        *("model_config", "pipeline", "trainer", "viewer"),
+        *("model_config", "optimizers", "pipeline", "trainer", "viewer"),
     )
 }
 """The modules that may know nerfstudio. Everything else, `fit3d_finetune` as a whole included, must not."""
