@@ -66,35 +66,76 @@ def depth_order(depths, radii, opacities):
     return ids
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pack_range(start, stop, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):
+    for i in range(start, stop):
+        g = ids[i]
+        a, k, d = np.float64(ldl[g, 0]), ldl[g, 1], np.float64(ldl[g, 2])
+        s_max = math.log(255.0 * np.float64(opacities[g]))
+        reach = math.sqrt(2.0 * s_max / d) + _SLACK
+        o = i * STRIDE
+        packed[o] = means2d[g, 0]
+        packed[o + 1] = means2d[g, 1]
+        packed[o + 2] = a / 16.0
+        packed[o + 3] = k
+        packed[o + 4] = d / 16.0
+        packed[o + 5] = opacities[g]
+        packed[o + 6] = s_max / 8.0
+        packed[o + 7] = reach
+        y = means2d[g, 1]
+        radius = np.float32(radii[g])
+        # gsplat's square, then the ellipse's own height (pixel centres lie at +0.5).
+        low = max(math.floor((y - radius) / np.float32(TILE)), math.floor((y - reach - 0.5) / TILE))
+        high = min(math.ceil((y + radius) / np.float32(TILE)), math.floor((y + reach - 0.5) / TILE) + 1)
+        low = max(low, 0)
+        high = min(high, tile_h)
+        first_row[i] = low
+        row_count[i] = max(high - low, 0)
+
+
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):
     """Gather the seen Gaussians of one camera in depth order; count the tile rows each reaches."""
     n = ids.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for i in range(n * part // parts, n * (part + 1) // parts):
-            g = ids[i]
-            a, k, d = np.float64(ldl[g, 0]), ldl[g, 1], np.float64(ldl[g, 2])
-            s_max = math.log(255.0 * np.float64(opacities[g]))
-            reach = math.sqrt(2.0 * s_max / d) + _SLACK
-            o = i * STRIDE
-            packed[o] = means2d[g, 0]
-            packed[o + 1] = means2d[g, 1]
-            packed[o + 2] = a / 16.0
-            packed[o + 3] = k
-            packed[o + 4] = d / 16.0
-            packed[o + 5] = opacities[g]
-            packed[o + 6] = s_max / 8.0
-            packed[o + 7] = reach
-            y = means2d[g, 1]
-            radius = np.float32(radii[g])
-            # gsplat's square, then the ellipse's own height (pixel centres lie at +0.5).
-            low = max(math.floor((y - radius) / np.float32(TILE)), math.floor((y - reach - 0.5) / TILE))
-            high = min(math.ceil((y + radius) / np.float32(TILE)), math.floor((y + reach - 0.5) / TILE) + 1)
-            low = max(low, 0)
-            high = min(high, tile_h)
-            first_row[i] = low
-            row_count[i] = max(high - low, 0)
+        _pack_range(n * part // parts, n * (part + 1) // parts, ids, means2d, ldl, opacities, radii, tile_h, packed,
+                    first_row, row_count)  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spans_range(start, stop, ids, packed, radii, first_row, row_start, height, tile_w, spans, counts):
+    for i in range(start, stop):
+        o = i * STRIDE
+        x, y = np.float64(packed[o]), np.float64(packed[o + 1])
+        ha, k, hd = 8.0 * packed[o + 2], np.float64(packed[o + 3]), 8.0 * packed[o + 4]
+        s_max = 8.0 * packed[o + 6]
+        reach = np.float64(packed[o + 7])
+        radius = np.float32(radii[ids[i]])
+        square_low = max(math.floor((packed[o] - radius) / np.float32(TILE)), 0)
+        square_high = min(math.ceil((packed[o] + radius) / np.float32(TILE)), tile_w)
+        # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
+        by_ha, by_hd = 1.0 / ha, 1.0 / hd
+        cov_xx = 0.5 * by_ha + 0.5 * k * k * by_hd
+        right_dy = -k * by_hd * math.sqrt(0.5 * s_max / cov_xx)
+        for row in range(row_start[i + 1] - row_start[i]):
+            ty = first_row[i] + row
+            low = max(ty * TILE + 0.5 - y, -reach)
+            high = min(min(ty * TILE + TILE, height) - 0.5 - y, reach)
+            begin = 0
+            end = 0
+            if low <= high:
+                dy = min(max(right_dy, low), high)
+                x_high = x - k * dy + math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) + _SLACK
+                dy = min(max(-right_dy, low), high)
+                x_low = x - k * dy - math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) - _SLACK
+                begin = max(math.floor(max(x_low - 0.5, -1e6) / TILE), square_low)
+                end = min(math.floor(min(x_high - 0.5, 1e9) / TILE) + 1, square_high)
+            at = 2 * (row_start[i] + row)
+            spans[at] = begin
+            spans[at + 1] = max(begin, end)
+            for tile in range(ty * tile_w + begin, ty * tile_w + end):
+                counts[tile] += 1
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -106,37 +147,8 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
     n = ids.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for i in range(n * part // parts, n * (part + 1) // parts):
-            o = i * STRIDE
-            x, y = np.float64(packed[o]), np.float64(packed[o + 1])
-            ha, k, hd = 8.0 * packed[o + 2], np.float64(packed[o + 3]), 8.0 * packed[o + 4]
-            s_max = 8.0 * packed[o + 6]
-            reach = np.float64(packed[o + 7])
-            radius = np.float32(radii[ids[i]])
-            square_low = max(math.floor((packed[o] - radius) / np.float32(TILE)), 0)
-            square_high = min(math.ceil((packed[o] + radius) / np.float32(TILE)), tile_w)
-            # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
-            by_ha, by_hd = 1.0 / ha, 1.0 / hd
-            cov_xx = 0.5 * by_ha + 0.5 * k * k * by_hd
-            right_dy = -k * by_hd * math.sqrt(0.5 * s_max / cov_xx)
-            for row in range(row_start[i + 1] - row_start[i]):
-                ty = first_row[i] + row
-                low = max(ty * TILE + 0.5 - y, -reach)
-                high = min(min(ty * TILE + TILE, height) - 0.5 - y, reach)
-                begin = 0
-                end = 0
-                if low <= high:
-                    dy = min(max(right_dy, low), high)
-                    x_high = x - k * dy + math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) + _SLACK
-                    dy = min(max(-right_dy, low), high)
-                    x_low = x - k * dy - math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) - _SLACK
-                    begin = max(math.floor(max(x_low - 0.5, -1e6) / TILE), square_low)
-                    end = min(math.floor(min(x_high - 0.5, 1e9) / TILE) + 1, square_high)
-                at = 2 * (row_start[i] + row)
-                spans[at] = begin
-                spans[at + 1] = max(begin, end)
-                for tile in range(ty * tile_w + begin, ty * tile_w + end):
-                    counts[part, tile] += 1
+        _spans_range(n * part // parts, n * (part + 1) // parts, ids, packed, radii, first_row, row_start, height,
+                     tile_w, spans, counts[part])  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -155,19 +167,25 @@ def tile_offsets(counts):
     return offsets
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_range(start, stop, first_row, row_start, spans, tile_w, cursors, lists):
+    for i in range(start, stop):
+        for row in range(row_start[i + 1] - row_start[i]):
+            at = 2 * (row_start[i] + row)
+            start = (first_row[i] + row) * tile_w
+            for tile in range(start + spans[at], start + spans[at + 1]):
+                lists[cursors[tile]] = i
+                cursors[tile] += 1
+
+
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def fill_tiles(parts, first_row, row_start, spans, tile_w, cursors, lists):
     """Write packed indices into the tiles' lists, front to back; cursors: [parts, tiles] of `tile_offsets`."""
     n = first_row.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for i in range(n * part // parts, n * (part + 1) // parts):
-            for row in range(row_start[i + 1] - row_start[i]):
-                at = 2 * (row_start[i] + row)
-                start = (first_row[i] + row) * tile_w
-                for tile in range(start + spans[at], start + spans[at + 1]):
-                    lists[cursors[part, tile]] = i
-                    cursors[part, tile] += 1
+        _fill_range(n * part // parts, n * (part + 1) // parts, first_row, row_start, spans, tile_w, cursors[part],
+                    lists)  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
