@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ class CappedStrategy(DefaultStrategy):
     refine_scale2d_stop_iter: int = 0
     cap_max: int = 1_000_000
     """Densification stops at this many Gaussians."""
+
+    @classmethod
+    def like(cls, strategy: DefaultStrategy, cap_max: int) -> CappedStrategy:
+        """With the settings of another one, and a bound."""
+        given = {field.name: getattr(strategy, field.name) for field in fields(strategy)}
+        return cls(**{**given, "verbose": False}, cap_max=cap_max)
 
     @torch.no_grad()
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:

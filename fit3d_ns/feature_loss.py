@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
+
 FeatureLossKind = Literal["l1", "cosine+l1"]
+FeatureSupervision = Literal["patch", "pixel"]
 
 _SHORTEST = 0.1
 """Share of the target's length below which the direction of a decoded feature counts less and less."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureComparison:
+    """What a view renders beside what the backbone saw, on the patch grid or at the pixels of the rendering."""
+
+    decoded: Tensor
+    """[h, w, C]."""
+    target: Tensor
+    """[h, w, C]."""
+    weights: Tensor
+    """[h, w]: the unmasked share of each cell, zero below one half."""
+    errors: Tensor
+    """[h, w]: the rendered error that Gaussians learn."""
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first three, as `feature_loss` takes them."""
+        return self.decoded, self.target, self.weights
+
+
+def compare_features(
+    rendered: Tensor,
+    batch: Mapping[str, Any],
+    decoder: Callable[[Tensor], Tensor],
+    supervision: FeatureSupervision,
+) -> FeatureComparison:
+    """Decode what was rendered and bring it and the backbone's map to one size.
+
+    Args:
+        rendered: [H, W, D + 1], blended features and, last, the learned error.
+        batch: `features` [h, w, C] and perhaps `mask` [.., .., 1] of the view.
+        decoder: [..., D] to [..., C].
+        supervision: "patch" averages the rendering over the grid, "pixel" enlarges the map to the rendering.
+    """
+    height, width = rendered.shape[:2]
+    target = batch["features"].to(rendered.device, torch.float32)
+    mask = None
+    if "mask" in batch:
+        mask = batch["mask"].to(rendered.device, torch.float32)
+        if mask.shape[:2] != (height, width):
+            mask, _ = pool_to_patch_grid(mask, (height, width), None)
+    if supervision == "patch":
+        rendered, weights = pool_to_patch_grid(rendered, (target.shape[0], target.shape[1]), mask)
+        weights = torch.where(weights >= 0.5, weights, 0.0)
+    else:
+        target = upsample_to_pixels(target, height, width)
+        weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
+    return FeatureComparison(decoder(rendered[..., :-1]), target, weights, rendered[..., -1])
 
 
 def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: FeatureLossKind) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Literal
 
 import torch
@@ -15,13 +14,12 @@ from torch.nn import Parameter
 from fit3d_ns.cameras import pixel_grid, world_to_camera
 from fit3d_ns.decoder import FeatureDecoder
 from fit3d_ns.densification import CappedStrategy
-from fit3d_ns.errors import InputError
-from fit3d_ns.feature_loss import feature_loss, feature_metrics
+from fit3d_ns.feature_loss import compare_features, feature_loss, feature_metrics
 from fit3d_ns.feature_start import start_features
 from fit3d_ns.lpips_metric import without_lpips_download
 from fit3d_ns.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
 from fit3d_ns.model_config import Fit3DModelConfig
-from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
+from fit3d_ns.patch_grid import as_squares
 from fit3d_ns.pca import ColorProjection, PCABasis
 from fit3d_ns.photometric import ImageDifference, compare_images, composite
 from fit3d_ns.rasterization import rasterization
@@ -45,12 +43,7 @@ class Fit3DModel(SplatfactoModel):
     ssim: Any
 
     def populate_modules(self) -> None:
-        if self.config.feature_dim < 1:
-            raise InputError(
-                f"--pipeline.model.feature-dim is {self.config.feature_dim}: a Gaussian needs at least 1 feature "
-                "channel; 64 is the default."
-            )
-        self._check_lift()
+        self.config.check()
         seed_points = self.seed_points
         if seed_points is not None:
             # splatfacto moves seed colours to CUDA by name; give it the positions only and set colours here.
@@ -76,24 +69,11 @@ class Fit3DModel(SplatfactoModel):
             )
             self.strategy_state = self.strategy.initialize_state()
         else:
-            given = {field.name: getattr(self.strategy, field.name) for field in fields(self.strategy)}
-            self.strategy = CappedStrategy(**{**given, "verbose": False}, cap_max=self.config.max_gs_num)
+            self.strategy = CappedStrategy.like(self.strategy, self.config.max_gs_num)
         # The number of backbone channels is known once the features are (`set_feature_space`), or from the
         # checkpoint (`load_state_dict`).
         self._allocate_feature_space(channels=1)
         self.feature_viewer = FeatureViewer(self)
-
-    def _check_lift(self) -> None:
-        if self.config.feature_lift != "solve":
-            return
-        wanted = {"decoder": "linear", "feature_supervision": "patch", "couple_geometry": False}
-        for name, value in wanted.items():
-            if getattr(self.config, name) != value:
-                option = name.replace("_", "-")
-                raise InputError(
-                    f"--pipeline.model.{option} {getattr(self.config, name)} needs trained features: add "
-                    f"--pipeline.model.feature-lift train, or leave {option} at {value} to solve for them."
-                )
 
     # ---- feature space
 
@@ -298,30 +278,6 @@ class Fit3DModel(SplatfactoModel):
 
     # ---- losses and metrics
 
-    def _compare_features(
-        self, outputs: dict[str, Any], batch: dict[str, Any], supervision: Literal["patch", "pixel"]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decoded features and target [h, w, C], weights [h, w], and the rendered error [h, w, 1].
-
-        On the patch grid or at the pixels of the rendering. Weights are the unmasked share of each cell, zero
-        below one half.
-        """
-        rendered = outputs["features"]
-        height, width = rendered.shape[:2]
-        target = batch["features"].to(self.device, torch.float32)
-        mask = None
-        if "mask" in batch:
-            mask = batch["mask"].to(self.device, torch.float32)
-            if mask.shape[:2] != (height, width):
-                mask, _ = pool_to_patch_grid(mask, (height, width), None)
-        if supervision == "patch":
-            rendered, weights = pool_to_patch_grid(rendered, (target.shape[0], target.shape[1]), mask)
-            weights = torch.where(weights >= 0.5, weights, 0.0)
-        else:
-            target = upsample_to_pixels(target, height, width)
-            weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
-        return self.decoder(rendered[..., :-1]), target, weights, rendered[..., -1:]
-
     def _photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """The photo [H, W, 3] in 0..1 as the rendering should be: at its size, over its background."""
         if "photo" not in outputs:
@@ -365,10 +321,11 @@ class Fit3DModel(SplatfactoModel):
             if self.config.use_bilateral_grid:
                 losses["tv_loss"] = 10 * total_variation_loss(self.bil_grids.grids)
         if "features" in outputs:
-            decoded, target, weights, errors = self._compare_features(outputs, batch, self.config.feature_supervision)
-            loss, cosine = feature_loss(decoded, target, weights, self.config.feature_loss)
+            compared = compare_features(outputs["features"], batch, self.decoder, self.config.feature_supervision)
+            loss, cosine = feature_loss(*compared.maps, self.config.feature_loss)
             losses["feature_loss"] = self.config.feature_loss_weight * loss
-            residual = errors[..., 0] - (1 - cosine.detach())
+            residual = compared.errors - (1 - cosine.detach())
+            weights = compared.weights
             losses["feature_error_loss"] = (weights * residual.square()).sum() / weights.sum().clamp_min(1e-6)
         if self.config.strategy == "mcmc" and self.training:
             losses["mcmc_reg"] = opacity_and_scale_penalty(
@@ -391,11 +348,11 @@ class Fit3DModel(SplatfactoModel):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         metrics = {name: value for name, value in metrics.items() if value == value}  # LPIPS missing: NaN
         if "features" in outputs:
-            decoded, target, weights, _ = self._compare_features(outputs, batch, "patch")
-            metrics.update(feature_metrics(decoded, target, weights))
+            compared = compare_features(outputs["features"], batch, self.decoder, "patch")
+            metrics.update(feature_metrics(*compared.maps))
             colors = ColorProjection(self.color_matrix, self.color_offset)
             height, width = outputs["rgb"].shape[:2]
-            pictures = [_enlarged(colors(values), height, width) for values in (target, decoded)]
+            pictures = [as_squares(colors(values), height, width) for values in (compared.target, compared.decoded)]
             images["features"] = torch.cat(pictures, dim=1)
         return metrics, images
 
@@ -403,10 +360,3 @@ class Fit3DModel(SplatfactoModel):
 def _batched_ssim(target: Tensor, predicted: Tensor) -> Tensor:
     """SSIM the way splatfacto calls it: the photo first, both [1, 3, H, W]."""
     return compare_images(predicted[0].permute(1, 2, 0), target[0].permute(1, 2, 0)).ssim
-
-
-def _enlarged(image: Tensor, height: int, width: int) -> Tensor:
-    """Patches [h, w, 3] as flat squares [H, W, 3]."""
-    rows = torch.arange(height, device=image.device) * image.shape[0] // height
-    columns = torch.arange(width, device=image.device) * image.shape[1] // width
-    return image[rows][:, columns]

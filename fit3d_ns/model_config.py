@@ -7,7 +7,8 @@ from typing import Literal
 
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
-from fit3d_ns.feature_loss import FeatureLossKind
+from fit3d_ns.errors import InputError
+from fit3d_ns.feature_loss import FeatureLossKind, FeatureSupervision
 
 
 def _model_class() -> type:
@@ -34,7 +35,7 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     """Loss on the decoded features: the paper's l1, or cosine+l1."""
     feature_loss_weight: float = 1.0
     """Weight of the feature loss beside the colour loss."""
-    feature_supervision: Literal["patch", "pixel"] = "patch"
+    feature_supervision: FeatureSupervision = "patch"
     """Compare on the backbone's patch grid (rendered features are averaged over each patch), or at every pixel
     with the bilinearly upsampled map as in the paper (memory and time grow with the pixels)."""
     couple_geometry: bool = False
@@ -57,3 +58,21 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     """Weight of the opacity penalty (mcmc)."""
     mcmc_scale_reg: float = 0.01
     """Weight of the scale penalty (mcmc)."""
+
+    def check(self) -> None:
+        """Raise `InputError` for options that make no sense or do not go together."""
+        if self.feature_dim < 1:
+            raise InputError(
+                f"--pipeline.model.feature-dim is {self.feature_dim}: a Gaussian needs at least 1 feature channel; 64 "
+                "is the default."
+            )
+        if self.feature_lift != "solve":
+            return
+        wanted = {"decoder": "linear", "feature_supervision": "patch", "couple_geometry": False}
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                option = name.replace("_", "-")
+                raise InputError(
+                    f"--pipeline.model.{option} {getattr(self, name)} needs trained features: add "
+                    f"--pipeline.model.feature-lift train, or leave {option} at {value} to solve for them."
+                )

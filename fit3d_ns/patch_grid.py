@@ -49,6 +49,13 @@ def upsample_to_pixels(map: Tensor, height: int, width: int) -> Tensor:
     return rows.reshape(height, width, C)
 
 
+def as_squares(map: Tensor, height: int, width: int) -> Tensor:
+    """Patches [h, w, C] as flat squares [height, width, C], to be looked at."""
+    rows = torch.arange(height, device=map.device) * map.shape[0] // height
+    columns = torch.arange(width, device=map.device) * map.shape[1] // width
+    return map[rows][:, columns]
+
+
 def _area_mean(map: Tensor, grid: tuple[int, int]) -> Tensor:
     H, W, C = map.shape
     h, w = grid

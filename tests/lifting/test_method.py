@@ -11,6 +11,7 @@ import torch
 from fit3d_ns.config import fit3d_features_fast
 from fit3d_ns.errors import InputError
 from fit3d_ns.export import export_run
+from fit3d_ns.feature_loss import compare_features
 from fit3d_ns.feature_start import model_geometry, solve_model_features, training_views
 from fit3d_ns.gaussians import FeatureGaussians
 from fit3d_ns.patch_operator import patch_operator
@@ -90,7 +91,7 @@ def test_the_solve_sees_what_the_model_renders(solved: Fit3DTrainer) -> None:
     with torch.no_grad():
         outputs = model.get_outputs_for_camera(camera)
         batch = {**datamanager.cached_train[0], "features": datamanager.train_features[0]}
-        decoded, _, _, _ = model._compare_features(outputs, batch, "patch")
+        decoded = compare_features(outputs["features"], batch, model.decoder, "patch").decoded
         rows = patch_operator(model_geometry(model), views[:1]).apply(model.gauss_params["features"])
         torch.testing.assert_close(model.decoder(rows).reshape(decoded.shape), decoded, rtol=1e-3, atol=1e-3)
 
