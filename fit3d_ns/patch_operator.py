@@ -217,14 +217,15 @@ class SparseOperator:
         return self.transpose(self.apply(features) * weights[:, None])
 
     def _multiply(self, matrix: Any, bounds: np.ndarray, dense: Tensor, rows: int) -> Tensor:
-        from fit3d_ns import _lifting_kernels
+        from fit3d_ns.rasterization.kernel_cache import load_kernels
         from fit3d_ns.rasterization.threads import kernel_launch
 
-        channels, narrow = dense.shape[1], max(0, _lifting_kernels.LANES - dense.shape[1])
+        kernels = load_kernels("_lifting_kernels")
+        channels, narrow = dense.shape[1], max(0, kernels.LANES - dense.shape[1])
         values = F.pad(dense.detach().float(), (0, narrow)).contiguous()
         out = torch.empty(rows, channels + narrow)
         with kernel_launch():
-            _lifting_kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values.numpy(), out.numpy())
+            kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values.numpy(), out.numpy())
         return out[:, :channels]
 
 

@@ -12,10 +12,11 @@ from fit3d_ns.rasterization import TILE_SIZE
 
 def view_rows(geometry: Geometry, view: View) -> Rows:
     """B of one view in CSR: indptr [h * w + 1], columns (Gaussians) and values; memory of the tile lists' entries."""
-    from fit3d_ns import _lifting_kernels
     from fit3d_ns.rasterization.cpu import bin_gaussians
+    from fit3d_ns.rasterization.kernel_cache import load_kernels
     from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
+    kernels = load_kernels("_lifting_kernels")
     means2d, ldl, opacities, depths, radii = _projected(geometry, view)
     h, w = view.grid
     share_y, share_x = _shares(h, view.height), _shares(w, view.width)
@@ -35,16 +36,16 @@ def view_rows(geometry: Geometry, view: View) -> Rows:
         starts = np.concatenate([[0], np.cumsum(np.diff(tiles.offsets) * cells)]).astype(np.int64)
         values = np.zeros(int(starts[-1]), np.float32)
         size = (view.width, view.height)
-        _lifting_kernels.tile_weights(tiles.bounds, tiles.offsets, tiles.lists, tiles.packed, size, tile_w, cells_y,
+        kernels.tile_weights(tiles.bounds, tiles.offsets, tiles.lists, tiles.packed, size, tile_w, cells_y,
                                       cells_x, share_y, share_x, mask, starts, values)  # fmt: skip
         indptr = np.zeros(h * w + 1, np.int64)
         rows = (thread_count(), view.grid, tiles.ids, tiles.offsets, tiles.lists, tile_w, tiles_y, tiles_x, cells_y,
                 cells_x, starts, values)  # fmt: skip
-        _lifting_kernels.cell_rows(*rows, indptr, np.empty(0, np.int32), np.empty(0, np.float32))
+        kernels.cell_rows(*rows, indptr, np.empty(0, np.int32), np.empty(0, np.float32))
         np.cumsum(indptr, out=indptr)
         columns, data = np.empty(int(indptr[-1]), np.int32), np.empty(int(indptr[-1]), np.float32)
         if columns.size:
-            _lifting_kernels.cell_rows(*rows, indptr, columns, data)
+            kernels.cell_rows(*rows, indptr, columns, data)
     data *= np.repeat(scale, np.diff(indptr))
     return indptr, columns, data
 

@@ -26,17 +26,8 @@ import numpy as np
 from numba import config, njit
 from numba.extending import intrinsic
 
-from fit3d_ns.rasterization._vector_code import (
-    Code,
-    Floats,
-    Ints,
-    Number,
-    Value,
-    Variable,
-    select,
-    transposed,
-    vector_function,
-)
+from fit3d_ns.rasterization._vector_code import Code, Floats, Ints, Variable, vector_function
+from fit3d_ns.rasterization._vector_values import Number, Value, select, transposed
 
 WIDE = "+avx512f" in (config.CPU_FEATURES or ("" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()))
 """Whether the code is for a processor with 32 registers of 16 floats; otherwise blocks are cut to 16 registers of 8."""

@@ -23,16 +23,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from fit3d_ns.rasterization._microkernels import HALF_ROW, ROW
-from fit3d_ns.rasterization._vector_code import (
-    Code,
-    Floats,
-    Ints,
-    Value,
-    Variable,
-    lane_sums,
-    select,
-    vector_function,
-)
+from fit3d_ns.rasterization._vector_code import Code, Floats, Ints, Variable, vector_function
+from fit3d_ns.rasterization._vector_values import Value, lane_sums, select
 
 MAX_ALPHA = 0.999
 MIN_T = 1e-4

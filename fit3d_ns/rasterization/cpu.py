@@ -8,7 +8,7 @@ weights are found again in the backward pass.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fit3d_ns.console import logger
+from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
 # Up to this many channels are blended in registers, more go through a matrix product per tile.
@@ -39,18 +40,12 @@ def kernels() -> _Kernels:
     """The kernel modules, imported at first use so that importing the package stays quick."""
     global _kernels
     if _kernels is None:
-        thread_count()  # sets Numba up before the kernel modules import it
-        from fit3d_ns.rasterization import (
-            _binning_kernels,
-            _blend_kernels,
-            _projection_kernels,
-            _sh_kernels,
-            _wide_kernels,
-        )
-
-        if not any(Path(_projection_kernels.project._cache.cache_path).glob("_projection_kernels.project-*.nbi")):
+        names = [field.name for field in fields(_Kernels)]
+        modules = _Kernels(**{name: load_kernels(f"rasterization._{name}_kernels") for name in names})
+        compiled = Path(modules.projection.project._cache.cache_path)
+        if not any(compiled.glob("_projection_kernels.project-*.nbi")):
             logger.info("compiling the CPU rasteriser's kernels: about a minute, once per installation")
-        _kernels = _Kernels(_projection_kernels, _sh_kernels, _binning_kernels, _blend_kernels, _wide_kernels)
+        _kernels = modules
     return _kernels
 
 
