@@ -4,7 +4,8 @@
 
 Needs an export, better two (a room and a real capture): those of --exports, or made of --captures in the work folder,
 once. Ratios are of things that run alternately in one process; absolute seconds depend on the machine, which the
-table names. Takes about a quarter of an hour on 2 cores when the exports are there, --quick about two minutes.
+table names. Takes about a quarter of an hour on 2 cores when the exports are there, --quick about two minutes. With a
+CUDA GPU two whole trainings come on top (section stage1); on_gpu.sh beside this file starts there from nothing.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         default=[ROOM],
-        help="make exports of these; the first is also trained for the section step",
+        help="make exports of these; the first is also trained for the sections step and stage1",
     )
     parser.add_argument("--labelled", nargs="+", default=[str(ROOM)], help="for probes, as fit3d-probe takes them")
+    parser.add_argument("--stage1-steps", type=int, metavar="N", help="for stage1, instead of 30,000; schedules shrink")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="folder of speed.md and speed.json; default: benchmarks/results")
     return parser.parse_args(arguments)
@@ -80,6 +82,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Measure the chosen sections; show and write what came of them, after each of them."""
     sections = chosen(arguments.only)
+    if arguments.stage1_steps is not None and arguments.stage1_steps < 2:
+        raise InputError(f"--stage1-steps is {arguments.stage1_steps}; a training that can be timed has 2 or more.")
     for export in arguments.exports or ():
         if not (export / SCENE_FILE).is_file():
             raise InputError(f"--exports {export} has no {SCENE_FILE}; give folders that fit3d-export wrote.")
@@ -95,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
         make_exports=exports,
         labelled=tuple(arguments.labelled),
         capture=arguments.captures[0],
+        asked=tuple(arguments.only),
+        stage1_steps=arguments.stage1_steps,
     )
     logger.setLevel(logging.WARNING)
     here, console = machine(), Console(width=160)

@@ -3,10 +3,13 @@
 Published (FiT3D): 64 channels rendered by gsplat's N-D path at full resolution, a 3x3 convolution to the backbone's
 channels, L1 at every pixel against the upsampled map, gradients also to the geometry. Ours, the default of
 `fit3d-features`: the same channels pooled to the patch grid, a linear decoder, cosine and L1 there, no gradients to the
-geometry. Same Gaussians, same views, alternately.
+geometry. Same Gaussians, same view, alternately; camera and map are on the GPU before.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,68 +17,115 @@ from torch import Tensor
 from benchmarks.lifting import DIM, SOLVE, Problem, solved
 from benchmarks.rasterization import GEOMETRY
 from benchmarks.rows import Aim, Row, Setting, Skip, milliseconds
-from benchmarks.timing import Spread, compare
-from fit3d_ns.decoder import DecoderKind, FeatureDecoder
-from fit3d_ns.feature_loss import FeatureLossKind, feature_loss
+from benchmarks.timing import Spread, alternately, compare
+from fit3d_ns.decoder import FeatureDecoder
+from fit3d_ns.feature_loss import feature_loss
 from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
-from fit3d_ns.patch_operator import NEAR_PLANE
+from fit3d_ns.patch_operator import NEAR_PLANE, Geometry, View
 from fit3d_ns.rasterization import rasterization
 
+WARMUP = 5
+"""Steps that do not count: gsplat is compiled or loaded, and the allocator has what it needs."""
 
-def feature_step(
-    problem: Problem, features: Tensor, decoder: FeatureDecoder, pixels: bool, couple_geometry: bool
-) -> None:
-    """Forward and backward of the features' loss on the first training view."""
-    camera, maps = problem.train.cameras[0], problem.train.maps
-    names = GEOMETRY
-    shape = {name: getattr(problem.geometry, name).detach().requires_grad_(couple_geometry) for name in names}
-    rendered, _, _ = rasterization(
-        **shape,
-        colors=features,
-        viewmats=camera.world_to_camera.to(features)[None],
-        Ks=camera.K.to(features)[None],
-        width=camera.width,
-        height=camera.height,
-        near_plane=NEAR_PLANE,
-        rasterize_mode=problem.geometry.rasterize_mode,
-    )
-    target = maps[0].to(features)
-    kind: FeatureLossKind = "l1" if pixels else "cosine+l1"
-    if pixels:
-        target, seen = upsample_to_pixels(target, camera.height, camera.width), rendered[0]
-        weights = seen.new_ones(seen.shape[:2])
-    else:
-        seen, weights = pool_to_patch_grid(rendered[0], camera.grid)
-    loss, _ = feature_loss(decoder(seen), target, weights, kind)
-    loss.backward()
+
+@dataclass(frozen=True, eq=False)
+class FeatureStep:
+    """What forward and backward of the features' loss on one view start from, all on one device."""
+
+    geometry: Geometry
+    view: View
+    viewmat: Tensor
+    """[1, 4, 4]"""
+    K: Tensor
+    """[1, 3, 3]"""
+    target: Tensor
+    """[h, w, C], the backbone's map."""
+    features: Tensor
+    """[N, DIM], learns."""
+
+    @staticmethod
+    def of(problem: Problem) -> FeatureStep:
+        """On the first training view, with random features."""
+        geometry, view = problem.geometry, problem.train.cameras[0]
+        viewmat, K, target = (t.to(geometry.means) for t in (view.world_to_camera, view.K, problem.train.maps[0]))
+        features = torch.randn(len(geometry), DIM, device=geometry.means.device, requires_grad=True)
+        return FeatureStep(geometry, view, viewmat[None], K[None], target, features)
+
+    def ours(self, decoder: FeatureDecoder) -> None:
+        seen, weights = pool_to_patch_grid(self._render(couple_geometry=False), self.view.grid)
+        self._learn(feature_loss(decoder(seen), self.target, weights, "cosine+l1")[0], decoder)
+
+    def published(self, decoder: FeatureDecoder) -> None:
+        seen = self._render(couple_geometry=True)
+        target = upsample_to_pixels(self.target, self.view.height, self.view.width)
+        self._learn(feature_loss(decoder(seen), target, seen.new_ones(seen.shape[:2]), "l1")[0], decoder)
+
+    def _render(self, couple_geometry: bool) -> Tensor:
+        """[H, W, DIM]"""
+        shape = {name: getattr(self.geometry, name).detach().requires_grad_(couple_geometry) for name in GEOMETRY}
+        rendered, _, _ = rasterization(
+            **shape,
+            colors=self.features,
+            viewmats=self.viewmat,
+            Ks=self.K,
+            width=self.view.width,
+            height=self.view.height,
+            near_plane=NEAR_PLANE,
+            rasterize_mode=self.geometry.rasterize_mode,
+        )
+        return rendered[0]
+
+    def _learn(self, loss: Tensor, decoder: FeatureDecoder) -> None:
+        self.features.grad = None
+        decoder.zero_grad()
+        loss.backward()
+
+
+def peak_memory(function: Callable[[], object], device: str) -> float:
+    """MB that torch has allocated at most during a call, with what lay there before; 0 on a CPU."""
+    if device != "cuda":
+        function()
+        return 0.0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def rows_of(problem: Problem, device: str, repeats: int) -> list[Row]:
+    """Step and solves on the device that `problem` is on."""
+    step = FeatureStep.of(problem)
+    channels = step.target.shape[-1]
+    linear = FeatureDecoder("linear", DIM, channels).to(device)
+    convolution = FeatureDecoder("conv3x3", DIM, channels).to(device)
+    steps = [lambda: step.ours(linear), lambda: step.published(convolution)]
+    ours, published = compare(steps, 10 * repeats, device, WARMUP)
+    solves = [lambda: solved(problem, DIM, SOLVE), lambda: solved(problem, None, SOLVE)]
+    few, full = (Spread.of([each.seconds for each in runs]) for runs in alternately(solves, repeats))
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
+    name = f"{len(problem.geometry):,} Gaussians, {len(problem.train.views)} views, {gpu}"
+    against = "as published, gsplat's N-D path"
+
+    def solve(what: str, taken: Spread) -> Row:
+        return Row(f"solve, {what}, {name}", "s", taken.median, ours_least=taken.least, aim=Aim("ours", "at most", 1.0))
+
+    rows = [
+        milliseconds(f"features' part of a step, {name}", ours, published, against),
+        solve(f"{DIM} channels", few),
+        solve(f"all {channels} channels", full),
+    ]
+    if device == "cuda":
+        peaks = [peak_memory(function, device) for function in (*steps, *solves)]
+        rows += [
+            Row("features' part of a step: peak GPU memory", "MB", peaks[0], peaks[1], against),
+            Row(f"solve, {DIM} channels: peak GPU memory", "MB", peaks[2]),
+            Row(f"solve, all {channels} channels: peak GPU memory", "MB", peaks[3]),
+        ]
+    return rows
 
 
 def measure(setting: Setting) -> list[Row]:
     if setting.device != "cuda":
         raise Skip("--device is cpu, or torch.cuda.is_available() is False; no figure of a GPU is claimed")
-    problem = Problem.of(setting.exports[0], "cuda")
-    channels = problem.train.maps[0].shape[-1]
-    features = torch.randn(len(problem.geometry), DIM, device="cuda", requires_grad=True)
-
-    def decoder(kind: DecoderKind) -> FeatureDecoder:
-        return FeatureDecoder(kind, DIM, channels).to("cuda")
-
-    linear, convolution = decoder("linear"), decoder("conv3x3")
-    ours, published = compare(
-        [
-            lambda: feature_step(problem, features, linear, pixels=False, couple_geometry=False),
-            lambda: feature_step(problem, features, convolution, pixels=True, couple_geometry=True),
-        ],
-        10 * setting.repeats,
-        "cuda",
-        warmup=5,
-    )
-    repeats = setting.repeats
-    few = Spread.of([solved(problem, DIM, SOLVE).seconds for _ in range(1 + repeats)][1:])
-    full = Spread.of([solved(problem, None, SOLVE).seconds for _ in range(repeats)])
-    name = f"{len(problem.geometry):,} Gaussians, {len(problem.train.views)} views"
-    return [
-        milliseconds(f"features' part of a step, {name}", ours, published, "as published, gsplat's N-D path"),
-        Row(f"solve, {DIM} channels, {name}", "s", few.median, ours_least=few.least, aim=Aim("ours", "at most", 1.0)),
-        Row(f"solve, all {channels} channels, {name}", "s", full.median, ours_least=full.least),
-    ]
+    return rows_of(Problem.of(setting.exports[0], "cuda"), "cuda", setting.repeats)

@@ -87,6 +87,10 @@ class Setting:
     """Scenes with labels, as fit3d-probe takes them."""
     capture: Path
     """A scene as ns-train takes it."""
+    asked: tuple[str, ...] = ()
+    """Sections that --only names: these run also where they take long."""
+    stage1_steps: int | None = None
+    """Of each training of the section stage1; None: as many as the presets have, or few if `quick`."""
 
     @cached_property
     def exports(self) -> tuple[Path, ...]:

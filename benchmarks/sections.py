@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from benchmarks import cuda, growth, lifting, memory, rasterization, stage2, storage
+from benchmarks import cuda, growth, lifting, memory, rasterization, stage1, stage2, storage
 from benchmarks.rows import Aim, Row, Section, Setting, Skip
 
 STEP_AIM, FINETUNING_AIM, PROBES_AIM = 2.0, 1.05, 1.5
@@ -60,4 +60,5 @@ SECTIONS = (
     Section("memory", "Peak memory", memory.measure),
     Section("growth", "Growth of time: fitted exponents", growth.measure),
     Section("cuda", "CUDA", cuda.measure),
+    Section("stage1", "Stage 1 of a room: fit3d-features against fit3d-features-paper", stage1.measure),
 )

@@ -130,7 +130,11 @@ def test_a_rehearsal_does_not_replace_the_committed_table(tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["--only", "gpu"], "--only names gpu"), (["--exports", "nowhere"], "--exports nowhere has no scene.json")],
+    [
+        (["--only", "gpu"], "--only names gpu"),
+        (["--exports", "nowhere"], "--exports nowhere has no scene.json"),
+        (["--stage1-steps", "1"], "--stage1-steps is 1"),
+    ],
 )
 def test_bad_arguments_are_one_sentence_and_exit_code_2(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,85 @@
+"""The CUDA section on CPU tensors: only the device differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import cuda
+from benchmarks.cuda import FeatureStep, rows_of
+from benchmarks.lifting import DIM, Problem
+from benchmarks.rasterization import GEOMETRY
+from fit3d_ns.decoder import FeatureDecoder
+from fit3d_ns.rasterization import rasterization
+from tests.finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, backbone_info, write_export
+
+CHANNELS = backbone_info(BACKBONE).embed_dim
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    return Problem.of(write_export(tmp_path_factory.mktemp("cuda") / "runs" / "plane"))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the rasteriser was given."""
+    given = list[dict[str, Any]]()
+
+    def remember(**inputs: Any) -> Any:
+        given.append(inputs)
+        return rasterization(**inputs)
+
+    monkeypatch.setattr(cuda, "rasterization", remember)
+    return given
+
+
+def test_the_published_step_moves_geometry_and_ours_does_not(problem: Problem, calls: list[dict[str, Any]]) -> None:
+    step = FeatureStep.of(problem)
+    linear, convolution = FeatureDecoder("linear", DIM, CHANNELS), FeatureDecoder("conv3x3", DIM, CHANNELS)
+    for run, decoder, moves in ((step.ours, linear, False), (step.published, convolution, True)):
+        run(decoder)
+        call = calls[-1]
+        assert (call["width"], call["height"], call["colors"].shape[1]) == (WIDTH, HEIGHT, 64), "full resolution"
+        for name in GEOMETRY:
+            assert (call[name].grad is not None) is moves, name
+            assert not moves or bool(call[name].grad.any()), name
+        assert decoder.weight.grad is not None
+        assert bool(decoder.weight.grad.any())
+        assert step.features.grad is not None
+        assert bool(step.features.grad.any())
+
+
+def test_every_step_has_the_gradients_of_one_step(problem: Problem) -> None:
+    step, decoder = FeatureStep.of(problem), FeatureDecoder("linear", DIM, CHANNELS)
+    step.ours(decoder)
+    assert step.features.grad is not None
+    first = step.features.grad.clone()
+    step.ours(decoder)
+    torch.testing.assert_close(step.features.grad, first)
+
+
+def test_the_losses_are_those_of_the_two_recipes(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = list[tuple[tuple[int, ...], str]]()
+    loss = cuda.feature_loss
+
+    def remember(decoded: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, kind: Any) -> Any:
+        assert decoded.shape == target.shape
+        compared.append((tuple(decoded.shape), kind))
+        return loss(decoded, target, weights, kind)
+
+    monkeypatch.setattr(cuda, "feature_loss", remember)
+    step = FeatureStep.of(problem)
+    step.ours(FeatureDecoder("linear", DIM, CHANNELS))
+    step.published(FeatureDecoder("conv3x3", DIM, CHANNELS))
+    assert compared == [((*GRID, CHANNELS), "cosine+l1"), ((HEIGHT, WIDTH, CHANNELS), "l1")]
+
+
+def test_the_rows_name_the_device_and_hold_no_gpu_memory_without_a_gpu(problem: Problem) -> None:
+    rows = rows_of(problem, "cpu", repeats=1)
+    assert [row.unit for row in rows] == ["ms", "s", "s"]
+    assert all("no GPU" in row.name and row.ours > 0 for row in rows)
+    assert rows[0].reference is not None
+    assert [row.aim.bound for row in rows[1:] if row.aim] == [1.0, 1.0]
