@@ -12,12 +12,12 @@ upsampling, bins, flips and batches are used as they are; its 40,000 iterations 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, stdev
 
 from scipy.stats import kendalltau
 
@@ -29,6 +29,7 @@ from fit3d_finetune.probing.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST, PAPER, Protocol
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import RESULTS_FILE, Probing, probe
+from fit3d_finetune.report.metrics import Metric, mean, metrics_of, spread
 from fit3d_ns.atomic import atomic_file
 from fit3d_ns.backbone import BackboneConfig
 
@@ -37,7 +38,6 @@ from fit3d_ns.backbone import BackboneConfig
 class Agreement:
     """How well two orders of the same arms agree in one metric."""
 
-    metric: str
     tau: float
     """Kendall's."""
     opposite: tuple[tuple[str, str], ...]
@@ -46,12 +46,6 @@ class Agreement:
     """Pairs that are further apart than twice their spread in both protocols."""
     clear_opposite: int
     """Of these, how many are ordered differently."""
-
-
-METRICS = {
-    "mIoU (%)": lambda results, arm: [100 * value for value in results.segmentation[arm].miou],
-    "depth RMSE (m)": lambda results, arm: results.depth[arm].rmse,
-}
 
 
 def features(arguments: argparse.Namespace) -> tuple[dict[str, BackboneConfig], list[Arm]]:
@@ -72,56 +66,54 @@ def thinned(data: Sequence[LabelledImages], every: int) -> list[LabelledImages]:
     return [replace(part, images=part.images[every // 2 :: every]) for part in data]
 
 
-def compare(metric: str, one: ProbeResults, other: ProbeResults) -> Agreement:
+def compare(metric: Metric, one: ProbeResults, other: ProbeResults) -> Agreement:
     """Of two protocols' results for the same arms."""
-    values = METRICS[metric]
     arms = [arm.name for arm in one.arms]
-    means = [[mean(values(results, arm)) for arm in arms] for results in (one, other)]
-    spreads = [[spread(values(results, arm)) for arm in arms] for results in (one, other)]
+    values = [[metric.measured(results, arm) for arm in arms] for results in (one, other)]
+    means = [[mean(seeds) for seeds in of] for of in values]
     opposite, clear, clear_opposite = [], 0, 0
     for i, j in combinations(range(len(arms)), 2):
         gaps = [of[i] - of[j] for of in means]
-        far = all(abs(gap) > 2 * (s[i] ** 2 + s[j] ** 2) ** 0.5 for gap, s in zip(gaps, spreads, strict=True))
+        far = all(_far_apart(of[i], of[j]) for of in values)
         differently = gaps[0] * gaps[1] < 0
         opposite += [(arms[i], arms[j])] if differently else []
         clear += far
         clear_opposite += far and differently
-    return Agreement(metric, kendalltau(*means).statistic, tuple(opposite), clear, clear_opposite)
+    return Agreement(kendalltau(*means).statistic, tuple(opposite), clear, clear_opposite)
 
 
-def spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
+def _far_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the means of two arms differ by more than twice the standard deviation of their difference."""
+    return abs(mean(one) - mean(other)) > 2 * math.hypot(spread(one), spread(other))
 
 
 def table(fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
     """Figures of both, and how well their orders agree."""
+    metrics = [metric for metric in metrics_of(fast) if metric.name in ("mIoU", "RMSE")]
     arms = [arm.name for arm in fast.arms]
+    train, test = (", ".join(Path(name).name for name in data) for data in (fast.train_data, fast.test_data))
+    minutes = [sum(results.seconds.values()) / 60 for results in (paper, fast)]
     lines = [
         "# The fast protocol against the paper's",
         "",
         f"Made by `python -m benchmarks.protocols` on {date.today().isoformat()} ({processor()}): probes trained on",
-        f"{', '.join(Path(name).name for name in fast.train_data)}, tested on {len(fast.test_images)} images of",
-        f"{', '.join(Path(name).name for name in fast.test_data)}; seeds {', '.join(map(str, fast.seeds))} (mean ±",
-        f"standard deviation); {iterations} iterations of the paper's protocol. It took",
-        f"{sum(paper.seconds.values()) / 60:.0f} minutes, the fast one {sum(fast.seconds.values()) / 60:.0f}.",
+        f"{train}, tested on {len(fast.test_images)} images of {test}; seeds {', '.join(map(str, fast.seeds))} (mean ±",
+        f"standard deviation); {iterations} iterations of the paper's protocol. It took {minutes[0]:.0f} minutes, the",
+        f"fast one {minutes[1]:.0f}.",
         "",
-        "| arm | " + " | ".join(f"{name}, fast | {name}, paper" for name in METRICS) + " |",
-        "|---|" + "---|---|" * len(METRICS),
+        "| arm | " + " | ".join(f"{metric.name}, fast | {metric.name}, paper" for metric in metrics) + " |",
+        "|---|" + "---|---|" * len(metrics),
     ]
     for arm in arms:
-        cells = []
-        for name, values in METRICS.items():
-            for results in (fast, paper):
-                found, digits = values(results, arm), 1 if "%" in name else 3
-                cells.append(f"{mean(found):.{digits}f} ± {spread(found):.{digits}f}")
+        cells = [metric.summary(results, arm) for metric in metrics for results in (fast, paper)]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     lines.append("")
     pairs = len(arms) * (len(arms) - 1) // 2
-    for name in METRICS:
-        found = compare(name, fast, paper)
+    for metric in metrics:
+        found = compare(metric, fast, paper)
         swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
         lines.append(
-            f"- {name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
+            f"- {metric.name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
             f"differently: {swapped}. Of the {found.clear} pairs that lie further apart than twice their spread in "
             f"both, {found.clear_opposite}."
         )

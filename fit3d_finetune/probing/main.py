@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isnan
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated, Literal
 
 import tyro
@@ -18,6 +16,7 @@ from fit3d_finetune.probing.datasets import read_data
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.probing.run import REPORT_FILE, Probing, default_arms, probe, write_results
+from fit3d_finetune.report.metrics import metrics_of
 from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.console import CONSOLE, logger
 from fit3d_ns.errors import InputError, exits_on_input_error
@@ -96,31 +95,29 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     return results
 
 
+# What a terminal has room for, of the columns of the report.
+_SHOWN = {
+    "segmentation": {"mIoU": "mIoU %", "pixel acc.": "pixel acc. %"},
+    "depth": {"RMSE": "RMSE m", "AbsRel": "AbsRel", "δ < 1.25": "δ < 1.25 %"},
+    "nearest_neighbours": {"mIoU": "kNN mIoU %"},
+}
+
+
 def table(results: ProbeResults) -> Table:
     """The arms side by side: mean ± standard deviation over seeds."""
-
-    def spread(values: list[float], scale: float, digits: int) -> str:
-        text = f"{scale * mean(values):.{digits}f}"
-        return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
-
     shown = Table(title=f"{len(results.test_images)} test images, protocol {results.protocol}")
-    columns: list[tuple[str, dict[str, str]]] = []
-    for title, metric, scale, digits in (("mIoU %", "miou", 100, 1), ("pixel acc. %", "pixel_accuracy", 100, 1)):
-        columns.append((title, {a: spread(getattr(r, metric), scale, digits) for a, r in results.segmentation.items()}))
-    for title, metric in (("RMSE m", "rmse"), ("AbsRel", "abs_rel"), ("δ < 1.25", "delta1")):
-        columns.append((title, {a: spread(getattr(r, metric), 1, 3) for a, r in results.depth.items()}))
-    columns.append(("kNN mIoU %", {a: f"{100 * r.miou:.1f}" for a, r in results.nearest_neighbours.items()}))
-    for title, metric in (("recall 30-60°", "recall"), ("cosine 30-60°", "cosine")):
-        found = {a: getattr(r, metric)[r.angle_edges.index(30)] for a, r in results.consistency.items()}
-        cells = {a: "–" if isnan(value) else f"{value:.3f}" for a, value in found.items()}
-        columns.append((title, cells))
-    columns = [(title, cells) for title, cells in columns if cells]
     # Names stay whole where the terminal is narrow; figures wrap.
     shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
-    for title, _ in columns:
-        shown.add_column(title)
+    metrics = [
+        metric
+        for metric in metrics_of(results)
+        if metric.part == "consistency" or metric.name in _SHOWN.get(metric.part, {})
+    ]
+    for metric in metrics:
+        title = _SHOWN.get(metric.part, {}).get(metric.name, metric.name)
+        shown.add_column(f"{title} %" if metric.part == "consistency" and metric.scale == 100 else title)
     for arm in results.arms:
-        shown.add_row(arm.name, *(cells[arm.name] for _, cells in columns))
+        shown.add_row(arm.name, *(metric.summary(results, arm.name) for metric in metrics))
     return shown
 
 

@@ -36,6 +36,12 @@ class Metric:
         """The value in the metric's unit, a dash if it is NaN."""
         return number(value * self.scale, self.decimals)
 
+    def summary(self, results: ProbeResults, arm: str) -> str:
+        """Mean and standard deviation over seeds, as far as there are any: "39.4 ± 0.2"."""
+        values = self.measured(results, arm)
+        text = self.write(mean(values))
+        return text if math.isnan(spread(values)) else f"{text} ± {self.write(spread(values))}"
+
     def measured(self, results: ProbeResults, arm: str) -> list[float]:
         """The arm's values, empty if the arm was not measured."""
         return self.values(results, arm) if arm in getattr(results, self.part) else []
