@@ -83,7 +83,7 @@ def fit_space(maps: Iterable[Tensor], feature_dim: int | None) -> FeatureSpace:
     total, count = torch.zeros(1, dtype=torch.float64), 0
     for values in maps:
         rows = values.reshape(-1, values.shape[-1])
-        total = total + rows.double().sum(0)
+        total = total + rows.double().sum(0).cpu()
         count += len(rows)
     return full_space((total / max(count, 1)).float())
 

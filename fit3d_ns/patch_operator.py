@@ -68,6 +68,12 @@ class View:
     mask: Tensor | None = None
     """[height, width], 1 = counts, 0 = left out; fractions are fine."""
 
+    def to(self, device: torch.device | str) -> View:
+        """The same view on another device."""
+        pose, K = self.world_to_camera.to(device), self.K.to(device)
+        mask = None if self.mask is None else self.mask.to(device)
+        return View(pose, K, self.width, self.height, self.grid, mask)
+
 
 class PatchOperator(Protocol):
     """B as functions of tensors; all tensors are float32 on `device`."""
@@ -118,7 +124,7 @@ class RenderOperator:
         if not views:
             raise ValueError("no views to lift features from")
         self.geometry = geometry
-        self.views = list(views)
+        self.views = [view.to(geometry.means.device) for view in views]
         self.num_gaussians = len(geometry)
         self.num_cells = sum(view.grid[0] * view.grid[1] for view in views)
         self.device = geometry.means.device
@@ -154,7 +160,7 @@ class RenderOperator:
         return total
 
     def _render(self, view: View, features: Tensor) -> Tensor:
-        geometry, device = self.geometry, self.device
+        geometry = self.geometry
         image, _, _ = rasterization(
             geometry.means,
             geometry.quats,
@@ -168,7 +174,7 @@ class RenderOperator:
             near_plane=NEAR_PLANE,
             rasterize_mode=geometry.rasterize_mode,
         )
-        mask = None if view.mask is None else view.mask.to(device, torch.float32)[..., None]
+        mask = None if view.mask is None else view.mask.float()[..., None]
         pooled, _ = pool_to_patch_grid(image[0], view.grid, mask)
         return pooled.reshape(-1, features.shape[1])
 
