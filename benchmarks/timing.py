@@ -13,6 +13,10 @@ import torch
 
 T = TypeVar("T")
 
+SETTLE = 0.05
+"""Seconds before each timed call. Threads of BLAS and OpenMP libraries go on spinning for some 20 ms after a product,
+in case another follows, and would take a core from what runs next."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -46,7 +50,12 @@ def seconds(function: Callable[[], object], device: str | torch.device = "cpu") 
 
 def alternately(functions: Sequence[Callable[[], T]], repeats: int, warmup: int = 1) -> list[list[T]]:
     """What each function gave in `repeats` rounds, in which each is called once; earlier rounds are left out."""
-    rounds = [[function() for function in functions] for _ in range(warmup + repeats)]
+
+    def settled(function: Callable[[], T]) -> T:
+        time.sleep(SETTLE)
+        return function()
+
+    rounds = [[settled(function) for function in functions] for _ in range(warmup + repeats)]
     return [list(column) for column in zip(*rounds[warmup:], strict=True)]
 
 

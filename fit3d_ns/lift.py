@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from fit3d_ns.allocator import keep_freed_memory
 from fit3d_ns.backbone import BackboneConfig
 from fit3d_ns.console import logger
 from fit3d_ns.errors import InputError, exits_on_input_error
@@ -95,7 +94,6 @@ def run(arguments: LiftArguments) -> Path:
         raise InputError(f"{directory} is the export to lift from; give another --output-dir or --name.")
     feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    keep_freed_memory()  # every iteration of the solver needs arrays of the same sizes
     config = arguments.backbone.over(base)
     if arguments.name is not None:
         scene = LiftScene(**{**vars(scene), "name": arguments.name})

@@ -11,7 +11,6 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from fit3d_ns.allocator import keep_freed_memory
 from fit3d_ns.console import logger
 from fit3d_ns.errors import EXIT_BAD_INPUT
 from fit3d_ns.feature_start import solve_model_features
@@ -53,7 +52,6 @@ class Fit3DTrainer(Trainer):
             # OpenMP threads spin between them and take the cores from the kernels: one thread is faster.
             logger.debug("torch trains with 1 thread beside the kernels' (%d before)", threads)
             torch.set_num_threads(1)
-            keep_freed_memory()
         try:
             super().train()
         finally:

@@ -11,6 +11,7 @@ and for each a list of the Gaussians that reach it:
     dot_channels   C[k, j]          = sum_c F[rows[k], c] G[c, j]     j < 16     gradients to weights (a whole row)
     transpose_row  G[c, j]          = T[j, c]                         j < 16     for dot_channels
     write_pixel    image[p, :]      = sums[p, :] + t background
+    copy_row, dot_row, prefetch_row                                              one row of channels
     sparse_row     out[:]           = sum_k v[k] F[rows[k], :]                   a row of a sparse matrix product
 
 Arrays are flat: float32, rows int32, counts int64. Channels are at least `LANES`.
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 
 import llvmlite.binding as llvm
 import numpy as np
-from numba import config, njit
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 from fit3d_ns.rasterization._vector_code import Code, Floats, Ints, Variable, vector_function
@@ -207,6 +208,36 @@ def _write_pixel(code, sums, s0, share, background, image, i0, channels):
         _store(image, i0 + first, [value + share * behind for value, behind in pairs])
 
     _channel_blocks(code, channels, 4, block)
+
+
+@intrinsic
+def copy_row(typingctx, source, s0, target, t0, channels):
+    """target[t0 + c] = source[s0 + c]."""
+    return vector_function(_copy_row, source, s0, target, t0, channels)
+
+
+def _copy_row(code, source, s0, target, t0, channels):
+    def block(first, vectors, mask):
+        _store(target, t0 + first, _load(source, s0 + first, vectors))
+
+    _channel_blocks(code, channels, 4, block)
+
+
+@intrinsic
+def dot_row(typingctx, a, a0, b, b0, channels):
+    """sum over c of a[a0 + c] b[b0 + c]."""
+    return vector_function(_dot_row, a, a0, b, b0, channels, returns=types.float32)
+
+
+def _dot_row(code, a, a0, b, b0, channels):
+    total = Variable(code.constant(*[0.0] * LANES))
+
+    def block(first, vectors, mask):
+        for x, y in zip(_load(a, a0 + first, vectors, mask), _load(b, b0 + first, vectors, mask), strict=True):
+            total.add(x * y)
+
+    _channel_blocks(code, channels, 2, block)
+    return total.get().total()
 
 
 @intrinsic

@@ -138,6 +138,14 @@ class Value:
         picked = _indices(range(first, first + lanes))
         return Value(self.builder, self.builder.shuffle_vector(self.register, self.register, picked))
 
+    def total(self) -> Value:
+        """The sum over the lanes of a vector."""
+        rest, lanes = self, self.lanes or 1
+        while lanes > 1:
+            lanes //= 2
+            rest = rest.part(0, lanes) + rest.part(lanes, lanes)
+        return Value(self.builder, self.builder.extract_element(rest.register, ir.Constant(I32, 0)))
+
     def mask_bits(self) -> Value:
         """A mask as an index: bit i is lane i; a single truth value as 0 or 1."""
         bits = self.register

@@ -27,7 +27,9 @@ from fit3d_ns.rasterization._microkernels import (
     add_inner,
     add_outer,
     aligned,
+    copy_row,
     dot_channels,
+    dot_row,
     prefetch_row,
     transpose_row,
     write_pixel,
@@ -144,30 +146,29 @@ def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, backgr
                     image, final_t)  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _dot(a, b):
-    total = F0
-    for c in range(a.size):
-        total += a[c] * b[c]
-    return total
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
 def _load_gradient(x0, y0, size, channels, padded, image, final_t, g_image, g_alpha, geometry, g_tile, state):
-    """The gradient of a tile, zero outside the image; with `geometry` also what is left of (colour . gradient)."""
+    """The gradient of a tile, zero outside the image; with `geometry` also what is left of (colour . gradient).
+
+    image, g_image: flat [H * W * channels].
+    """
     width, height = size
-    for r in range(TILE):
-        for j in range(TILE):
+    if padded > channels or y0 + TILE > height or x0 + TILE > width:
+        g_tile[:] = F0
+    for r in range(min(TILE, height - y0)):
+        for j in range(min(TILE, width - x0)):
             p = r * TILE + j
-            state[REST_PLANE + p] = F0
-            if y0 + r >= height or x0 + j >= width:
-                g_tile[p * padded : (p + 1) * padded] = F0
-                continue
-            g_tile[p * padded : p * padded + channels] = g_image[y0 + r, x0 + j]
-            g_tile[p * padded + channels : (p + 1) * padded] = F0
-            if geometry:
-                rest = _dot(image[y0 + r, x0 + j], g_image[y0 + r, x0 + j])
-                state[REST_PLANE + p] = rest - final_t[y0 + r, x0 + j] * g_alpha[y0 + r, x0 + j]
+            at = ((y0 + r) * width + x0 + j) * channels
+            rest = F0
+            if padded == channels:
+                copy_row(g_image, at, g_tile, p * padded, channels)
+                if geometry:
+                    rest = dot_row(image, at, g_image, at, channels)
+            else:
+                for c in range(channels):
+                    g_tile[p * padded + c] = g_image[at + c]
+                    rest += image[at + c] * g_image[at + c]
+            state[REST_PLANE + p] = rest - final_t[y0 + r, x0 + j] * g_alpha[y0 + r, x0 + j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -185,6 +186,7 @@ def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w,
     g_weights = aligned(TILE * CHUNK * TILE if geometry else 0)
     reached_by, reached = np.empty(TILE * CHUNK, np.int32), np.empty(TILE, np.int64)
     features, sums = colors.reshape(colors.size), g_features.reshape(g_features.size)
+    pixels, g_pixels = image.reshape(image.size), g_image.reshape(g_image.size)
     behind = colors.shape[0] - ids.size
     for tile in range(start, stop):
         if offsets[tile] == offsets[tile + 1]:
@@ -194,7 +196,7 @@ def _wide_backward_range(start, stop, offsets, lists, ids, packed, size, tile_w,
         fx0 = np.float32(x0) + HALF
         fy0 = np.float32(y0) + HALF
         start_tile(state, x0, y0, width, height)
-        _load_gradient(x0, y0, size, channels, padded, image, final_t, g_image, g_alpha, geometry, g_tile, state)
+        _load_gradient(x0, y0, size, channels, padded, pixels, final_t, g_pixels, g_alpha, geometry, g_tile, state)
         if geometry:
             for r in range(TILE):
                 transpose_row(g_tile, r * TILE * padded, padded, across, r * TILE * padded)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fit3d_ns.console import logger
+from fit3d_ns.rasterization.buffers import empty, zeros
 from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
@@ -51,20 +52,6 @@ def kernels() -> _Kernels:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-def _empty(*shape: int) -> np.ndarray:
-    """A float32 array whose memory NumPy asks the system for in huge pages where it is large.
-
-    torch's comes in pages of 4 KB: touching a map of 384 channels for the first time takes four times as long then.
-    """
-    return np.empty(shape, np.float32)
-
-
-def _zeros(*shape: int) -> np.ndarray:
-    array = _empty(*shape)
-    array.fill(0)  # np.zeros would take small pages
-    return array
 
 
 def _padded(colors: np.ndarray) -> np.ndarray:
@@ -217,7 +204,7 @@ class Blend(torch.autograd.Function):
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
         n_cameras, channels = means2d.shape[0], colors.shape[-1]
-        image = torch.from_numpy(_empty(n_cameras, height, width, channels))
+        image = torch.from_numpy(empty(n_cameras, height, width, channels))
         final_t = np.empty((n_cameras, height, width), np.float32)
         back = np.zeros((n_cameras, channels), np.float32) if backgrounds is None else _array(backgrounds)
         geometry = [_array(t) for t in (means2d, ldl, opacities, depths, radii)]
@@ -259,7 +246,7 @@ class Blend(torch.autograd.Function):
             g_back = torch.zeros(n_cameras, channels)
             if g_image is not None:
                 g_back = torch.einsum("chw,chwd->cd", torch.from_numpy(ctx.final_t), g_image)
-        g_canvas = _zeros(*image.shape) if g_image is None else _array(g_image)
+        g_canvas = zeros(*image.shape) if g_image is None else _array(g_image)
         g_cover = np.zeros((n_cameras, height, width), np.float32) if g_alpha is None else _array(g_alpha[..., 0])
         g_means2d, g_abs = torch.zeros(n_cameras, n, 2), torch.zeros(n_cameras, n, 2)
         g_ldl, g_opacities = torch.zeros(n_cameras, n, 3), torch.zeros(n_cameras, n)
@@ -277,7 +264,7 @@ class Blend(torch.autograd.Function):
                 t: TileLists = ctx.tiles[c]
                 parts, seen = t.bounds.size - 1, t.ids.size
                 slots, used = binning.part_slots(t.bounds, t.offsets, t.lists, seen)
-                grads = _zeros(used * blend.GRADS if narrow or wants_geometry else 0)
+                grads = zeros(used * blend.GRADS if narrow or wants_geometry else 0)
                 common = (ctx.size, tile_w)
                 maps = (canvas[c], ctx.final_t[c], g_canvas[c], g_cover[c])
                 g_colors_c = np.empty((n, 0), np.float32)
@@ -286,7 +273,7 @@ class Blend(torch.autograd.Function):
                     blend.blend_backward(t.bounds, t.offsets, t.lists, t.packed, *common, *maps, slots, grads)
                 else:
                     colors_c = palette[c if palette.shape[0] > 1 else 0]
-                    g_features = _zeros(n + used - seen, colors_c.shape[1])
+                    g_features = zeros(n + used - seen, colors_c.shape[1])
                     wide.wide_blend_backward(t.bounds, t.offsets, t.lists, t.ids, t.packed, *common, colors_c, *maps,
                                              slots, g_features, grads, wants_geometry)  # fmt: skip
                     wide.add_slots(parts, t.ids, slots, g_features, n)

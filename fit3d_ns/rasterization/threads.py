@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fit3d_ns.allocator import keep_freed_memory
 from fit3d_ns.console import logger
 
 _LAYER = "workqueue"
@@ -27,7 +28,7 @@ _ready = False
 
 
 def _prepare() -> None:
-    """Pick the threading layer before Numba starts threads."""
+    """Pick the threading layer before Numba starts threads, and how memory is handed out."""
     global _ready
     user_layer = os.environ.get(_LAYER_VARIABLE)
     if user_layer is None:
@@ -42,6 +43,7 @@ def _prepare() -> None:
         # Numba may have been imported before us and have read its configuration already.
         numba.config.THREADING_LAYER = _LAYER
     _prefer_wide_vectors(numba)
+    keep_freed_memory()
     _ready = True
     logger.debug(f"numba threading layer {_LAYER}, {numba.get_num_threads()} threads")
 
