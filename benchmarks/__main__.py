@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,6 +53,19 @@ def run_section(section: Section, setting: Setting) -> Outcome:
     except Skip as reason:
         return Outcome(section.name, section.title, skipped=str(reason))
     return Outcome(section.name, section.title, rows, seconds=time.perf_counter() - start)
+
+
+@contextmanager
+def measuring(threads: int) -> Iterator[None]:
+    """Torch with the kernels' threads, so that both sides of every ratio have them, and no talk about each scene."""
+    level, threads_before = logger.level, torch.get_num_threads()
+    logger.setLevel(logging.WARNING)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        torch.set_num_threads(threads_before)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -102,18 +116,17 @@ def run(arguments: argparse.Namespace) -> None:
         asked=tuple(arguments.only),
         stage1_steps=arguments.stage1_steps,
     )
-    logger.setLevel(logging.WARNING)
     here, console = machine(), Console(width=160)
-    torch.set_num_threads(here.threads)  # both sides of every ratio have the kernels' threads
     # Part of the sections, or a rehearsal, does not take the place of the whole table.
     whole = not arguments.quick and not arguments.only
     folder = arguments.output or (RESULTS if whole else arguments.work_dir)
     outcomes: list[Outcome] = []
-    for section in sections:
-        console.print(f"{section.name} ...")
-        outcomes.append(run_section(section, setting))
-        to_screen(outcomes[-1:], here, console)
-        write(outcomes, here, folder, "speed")
+    with measuring(here.threads):
+        for section in sections:
+            console.print(f"{section.name} ...")
+            outcomes.append(run_section(section, setting))
+            to_screen(outcomes[-1:], here, console)
+            write(outcomes, here, folder, "speed")
     print(f"Results: {folder / 'speed.md'} and .json")
 
 

@@ -156,6 +156,19 @@ def watch_parts(watch: Stopwatch, trainer: Fit3DTrainer) -> list[Any]:
     ]
 
 
+@contextmanager
+def own_writers() -> Iterator[None]:
+    """Keep the writers that a training sets up to itself.
+
+    nerfstudio's are global, and every later training in the process would go on writing into the folder of this one.
+    """
+    before = list(writer.EVENT_WRITERS)
+    try:
+        yield
+    finally:
+        writer.EVENT_WRITERS[:] = before
+
+
 def measure(
     data: Path,
     steps: int = 60,
@@ -180,6 +193,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
         config = make_config(data, Path(folder), weights)
         config.load_checkpoint = checkpoint
+        patches.enter_context(own_writers())
         trainer: Fit3DTrainer = config.setup()
         trainer.setup()
         first = (first_step if checkpoint is None else trainer._start_step) + warmup
