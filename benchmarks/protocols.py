@@ -93,13 +93,15 @@ def table(fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
     arms = [arm.name for arm in fast.arms]
     train, test = (", ".join(Path(name).name for name in data) for data in (fast.train_data, fast.test_data))
     minutes = [sum(results.seconds.values()) / 60 for results in (paper, fast)]
+    numbers = ", ".join(map(str, fast.seeds))
+    seeds = f"seeds {numbers} (mean ± standard deviation)" if len(fast.seeds) > 1 else f"seed {numbers}"
     lines = [
         "# The fast protocol against the paper's",
         "",
         f"Made by `python -m benchmarks.protocols` on {date.today().isoformat()} ({processor()}): probes trained on",
-        f"{train}, tested on {len(fast.test_images)} images of {test}; seeds {', '.join(map(str, fast.seeds))} (mean ±",
-        f"standard deviation); {iterations} iterations of the paper's protocol. It took {minutes[0]:.0f} minutes, the",
-        f"fast one {minutes[1]:.0f}.",
+        f"{train}, tested on {len(fast.test_images)} images of {test}; {seeds};",
+        f"{iterations} iterations of the paper's protocol. It took {minutes[0]:.0f} minutes, the fast one "
+        f"{minutes[1]:.0f}.",
         "",
         "| arm | " + " | ".join(f"{metric.name}, fast | {metric.name}, paper" for metric in metrics) + " |",
         "|---|" + "---|---|" * len(metrics),
@@ -112,11 +114,12 @@ def table(fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
     for metric in metrics:
         found = compare(metric, fast, paper)
         swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
-        lines.append(
-            f"- {metric.name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
-            f"differently: {swapped}. Of the {found.clear} pairs that lie further apart than twice their spread in "
-            f"both, {found.clear_opposite}."
-        )
+        line = f"- {metric.name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, "
+        line += f"ordered differently: {swapped}."
+        if len(fast.seeds) > 1:  # one seed has no spread
+            line += f" Of the {found.clear} pairs that lie further apart than twice their spread in both, "
+            line += f"{found.clear_opposite}."
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 

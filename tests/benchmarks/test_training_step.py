@@ -8,7 +8,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from nerfstudio.utils import writer
 
 from benchmarks import training_step
 from benchmarks.training_step import ALONE, WHOLE, Spent, Stopwatch, make_config, measure
@@ -29,10 +28,10 @@ def _small_backbone() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_small_backbone")
 def test_parts_and_the_rest_are_the_whole_step(tiny_capture: Path) -> None:
-    writers = list(writer.EVENT_WRITERS)
+    writers = list(training_step.writer.EVENT_WRITERS)
     rows = {row.name: row for row in measure(tiny_capture, steps=1, warmup=1, first_step=1)}
     # A training after this one must not write into its folder, which is gone.
-    assert writers == writer.EVENT_WRITERS
+    assert writers == training_step.writer.EVENT_WRITERS
     parts = [row for name, row in rows.items() if name != WHOLE and not name.startswith(ALONE)]
     assert {"data", "rasteriser forward", "losses", "backward", "optimisers", "densification"} <= rows.keys()
     assert sum(row.median_ms for row in parts) == pytest.approx(rows[WHOLE].median_ms)
