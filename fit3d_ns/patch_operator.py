@@ -228,7 +228,9 @@ class SparseOperator:
 
         kernels = load_kernels("_lifting_kernels")
         channels, narrow = dense.shape[1], max(0, kernels.LANES - dense.shape[1])
-        values = F.pad(dense.detach().float(), (0, narrow)).contiguous()
+        values = dense.detach().float().contiguous()
+        if narrow:  # padding by nothing would copy, in every product
+            values = F.pad(values, (0, narrow))
         out = torch.empty(rows, channels + narrow)
         with kernel_launch():
             kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values.numpy(), out.numpy())

@@ -36,8 +36,8 @@ def view_rows(geometry: Geometry, view: View) -> Rows:
         starts = np.concatenate([[0], np.cumsum(np.diff(tiles.offsets) * cells)]).astype(np.int64)
         values = np.zeros(int(starts[-1]), np.float32)
         size = (view.width, view.height)
-        kernels.tile_weights(tiles.bounds, tiles.offsets, tiles.lists, tiles.packed, size, tile_w, cells_y,
-                                      cells_x, share_y, share_x, mask, starts, values)  # fmt: skip
+        kernels.tile_weights(tiles.bounds, tiles.offsets, tiles.lists, tiles.packed, size, tile_w, cells_y, cells_x,
+                             share_y, share_x, mask, starts, values)  # fmt: skip
         indptr = np.zeros(h * w + 1, np.int64)
         rows = (thread_count(), view.grid, tiles.ids, tiles.offsets, tiles.lists, tile_w, tiles_y, tiles_x, cells_y,
                 cells_x, starts, values)  # fmt: skip

@@ -244,31 +244,3 @@ def add_slots(parts, ids, slots, g_features, n):
                 if slots[p, i] >= ids.size:
                     for c in range(g_features.shape[1]):
                         g_features[ids[i], c] += g_features[slots[p, i] + behind, c]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def count_pairs(offsets, lists, packed, size):
-    """How many (pixel, Gaussian) pairs have a weight: the useful work of blending, for benchmarks."""
-    width, height = size
-    tile_w = (width + TILE - 1) // TILE
-    state = aligned(STATE)
-    live = np.empty(TILE, np.int64)
-    targets = np.zeros(CHUNK, np.int32)
-    rows, counts = np.empty(LISTS * CHUNK, np.int32), np.empty(LISTS, np.int64)
-    weights = aligned(LISTS * CHUNK * HALF_ROW)
-    pairs = 0
-    for tile in range(offsets.size - 1):
-        x0 = (tile % tile_w) * TILE
-        y0 = (tile // tile_w) * TILE
-        start_tile(state, x0, y0, width, height)
-        at = offsets[tile]
-        while at < offsets[tile + 1] and live_rows(state, live) > 0:
-            until = min(at + CHUNK, offsets[tile + 1])
-            collect_chunk(at, until, lists, targets, packed, np.float32(x0) + HALF, np.float32(y0) + HALF, live, state,
-                          rows, counts, weights, weights, 0)  # fmt: skip
-            for number in range(LISTS):
-                for k in range(counts[number] * HALF_ROW):
-                    if weights[number * CHUNK * HALF_ROW + k] > F0:
-                        pairs += 1
-            at = until
-    return pairs
