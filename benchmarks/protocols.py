@@ -1,7 +1,7 @@
 """Do the fast and the paper's probing protocol rank features the same way?
 
-    python -m benchmarks.protocols --finetuned finetuned/ --control control/ --layers 5 11 \\
-        --train-data room_00 room_01 --test-data room_08 room_09 --every 5 --paper-iterations 600
+    python -m benchmarks.protocols depth --finetuned finetuned/ --control control/ --layers 5 11 \\
+        --train-data room_00 room_01 --test-data room_08 room_09 --every 5 --paper-iterations 6000
 
 Probes the same features on the same images under both protocols: the original at several blocks, the fine-tuned and
 the control alone and with the original. Writes their figures and how well their orders agree. The paper's windows,
@@ -12,13 +12,14 @@ upsampling, bins, flips and batches are used as they are; its 40,000 iterations 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
+from typing import Literal, get_args
 
+import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.rasterization import processor
@@ -26,26 +27,33 @@ from fit3d_finetune.hub import read_finetuned
 from fit3d_finetune.precision import choose_precision
 from fit3d_finetune.probing.datasets import read_data
 from fit3d_finetune.probing.labelled_images import LabelledImages
-from fit3d_finetune.probing.protocol import FAST, PAPER, Protocol
+from fit3d_finetune.probing.protocol import FAST, PAPER
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import RESULTS_FILE, Probing, probe
-from fit3d_finetune.report.metrics import Metric, mean, metrics_of, spread
+from fit3d_finetune.probing.significance import compare
+from fit3d_finetune.report.metrics import mean, metrics_of
 from fit3d_ns.atomic import atomic_file
 from fit3d_ns.backbone import BackboneConfig
+
+Task = Literal["segmentation", "depth"]
+_SHOWN: dict[Task, tuple[str, ...]] = {"segmentation": ("mIoU", "pixel acc."), "depth": ("RMSE", "AbsRel", "δ < 1.25")}
+"""Columns of the table; the first one ranks."""
+_PAIRED: dict[Task, str] = {"segmentation": "pixel accuracy", "depth": "RMSE"}
+"""What there is of every image, for paired comparisons."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two orders of the same arms agree in one metric."""
+    """How well two orders of the same arms agree."""
 
     tau: float
-    """Kendall's."""
+    """Kendall's, of the means over seeds."""
     opposite: tuple[tuple[str, str], ...]
     """Pairs of arms that the protocols order differently."""
     clear: int
-    """Pairs that are further apart than twice their spread in both protocols."""
+    """Pairs whose difference over the images is significant in both protocols."""
     clear_opposite: int
-    """Of these, how many are ordered differently."""
+    """Of these, how many differ in opposite directions."""
 
 
 def features(arguments: argparse.Namespace) -> tuple[dict[str, BackboneConfig], list[Arm]]:
@@ -66,66 +74,73 @@ def thinned(data: Sequence[LabelledImages], every: int) -> list[LabelledImages]:
     return [replace(part, images=part.images[every // 2 :: every]) for part in data]
 
 
-def compare(metric: Metric, one: ProbeResults, other: ProbeResults) -> Agreement:
-    """Of two protocols' results for the same arms."""
+def agreement(task: Task, one: ProbeResults, other: ProbeResults) -> Agreement:
+    """Of two protocols' results for the same arms and images."""
+    metric = next(metric for metric in metrics_of(one) if (metric.part, metric.name) == (task, _SHOWN[task][0]))
     arms = [arm.name for arm in one.arms]
-    values = [[metric.measured(results, arm) for arm in arms] for results in (one, other)]
-    means = [[mean(seeds) for seeds in of] for of in values]
+    means = [[mean(metric.measured(results, arm)) for arm in arms] for results in (one, other)]
     opposite, clear, clear_opposite = [], 0, 0
     for i, j in combinations(range(len(arms)), 2):
-        gaps = [of[i] - of[j] for of in means]
-        far = all(_far_apart(of[i], of[j]) for of in values)
-        differently = gaps[0] * gaps[1] < 0
-        opposite += [(arms[i], arms[j])] if differently else []
-        clear += far
-        clear_opposite += far and differently
+        if (means[0][i] - means[0][j]) * (means[1][i] - means[1][j]) < 0:
+            opposite.append((arms[i], arms[j]))
+        signs = [_significant(task, results, arms[i], arms[j]) for results in (one, other)]
+        clear += all(signs)
+        clear_opposite += signs[0] * signs[1] < 0
     return Agreement(kendalltau(*means).statistic, tuple(opposite), clear, clear_opposite)
 
 
-def _far_apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the means of two arms differ by more than twice the standard deviation of their difference."""
-    return abs(mean(one) - mean(other)) > 2 * math.hypot(spread(one), spread(other))
+def _significant(task: Task, results: ProbeResults, one: str, other: str) -> int:
+    """Sign of the mean difference over images between two arms; 0 if its 95 % interval holds 0."""
+    values = [np.mean(_per_image(task, results, arm), axis=0).tolist() for arm in (one, other)]
+    found = compare(_PAIRED[task], "", one, values[0], other, values[1])
+    return int(found.confidence_low > 0) - int(found.confidence_high < 0)
 
 
-def table(fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
+def _per_image(task: Task, results: ProbeResults, arm: str) -> list[list[float]]:
+    """[seeds][images]."""
+    if task == "segmentation":
+        return results.segmentation[arm].accuracy_per_image
+    return results.depth[arm].rmse_per_image
+
+
+def table(task: Task, fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
     """Figures of both, and how well their orders agree."""
-    metrics = [metric for metric in metrics_of(fast) if metric.name in ("mIoU", "RMSE")]
-    arms = [arm.name for arm in fast.arms]
+    metrics = [metric for metric in metrics_of(fast) if metric.part == task and metric.name in _SHOWN[task]]
     train, test = (", ".join(Path(name).name for name in data) for data in (fast.train_data, fast.test_data))
     minutes = [sum(results.seconds.values()) / 60 for results in (paper, fast)]
     numbers = ", ".join(map(str, fast.seeds))
     seeds = f"seeds {numbers} (mean ± standard deviation)" if len(fast.seeds) > 1 else f"seed {numbers}"
     lines = [
-        "# The fast protocol against the paper's",
+        f"# The fast protocol against the paper's: {task}",
         "",
-        f"Made by `python -m benchmarks.protocols` on {date.today().isoformat()} ({processor()}): probes trained on",
-        f"{train}, tested on {len(fast.test_images)} images of {test}; {seeds};",
-        f"{iterations} iterations of the paper's protocol. It took {minutes[0]:.0f} minutes, the fast one "
-        f"{minutes[1]:.0f}.",
+        f"Made by `python -m benchmarks.protocols {task}` on {date.today().isoformat()} ({processor()}):",
+        f"probes trained on {train}, tested on {len(fast.test_images)} images",
+        f"of {test}; {seeds}; {iterations} iterations of the paper's protocol.",
+        f"It took {minutes[0]:.0f} minutes, the fast one {minutes[1]:.0f}.",
         "",
         "| arm | " + " | ".join(f"{metric.name}, fast | {metric.name}, paper" for metric in metrics) + " |",
         "|---|" + "---|---|" * len(metrics),
     ]
-    for arm in arms:
-        cells = [metric.summary(results, arm) for metric in metrics for results in (fast, paper)]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    lines.append("")
-    pairs = len(arms) * (len(arms) - 1) // 2
-    for metric in metrics:
-        found = compare(metric, fast, paper)
-        swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
-        line = f"- {metric.name}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, "
-        line += f"ordered differently: {swapped}."
-        if len(fast.seeds) > 1:  # one seed has no spread
-            line += f" Of the {found.clear} pairs that lie further apart than twice their spread in both, "
-            line += f"{found.clear_opposite}."
-        lines.append(line)
+    for arm in fast.arms:
+        cells = [metric.summary(results, arm.name) for metric in metrics for results in (fast, paper)]
+        lines.append(f"| {arm.name} | " + " | ".join(cells) + " |")
+    found = agreement(task, fast, paper)
+    swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
+    pairs = len(fast.arms) * (len(fast.arms) - 1) // 2
+    lines += [
+        "",
+        f"- {_SHOWN[task][0]}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
+        f"differently: {swapped}.",
+        f"- Of the {found.clear} pairs whose {_PAIRED[task]} differs significantly over the images under both",
+        f"  protocols (95 % interval of the paired difference), {found.clear_opposite} differ in opposite directions.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Probe twice and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=get_args(Task))
     parser.add_argument("--finetuned", type=Path, required=True)
     parser.add_argument("--control", type=Path, required=True)
     parser.add_argument("--layers", nargs="*", type=int, default=[5, 11], help="further blocks of the original, from 0")
@@ -135,29 +150,22 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--paper-iterations", type=int, default=PAPER.segmentation_iterations)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-protocols"))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "protocols.md")
+    parser.add_argument("--output", type=Path, help="benchmarks/results/protocols_TASK.md unless given")
     arguments = parser.parse_args()
     backbones, arms = features(arguments)
+    train, test = (thinned(read_data(data), arguments.every) for data in (arguments.train_data, arguments.test_data))
     found = []
     for protocol in (FAST, PAPER.shortened(arguments.paper_iterations)):
-        path = arguments.work_dir / protocol.name / RESULTS_FILE
+        path = arguments.work_dir / arguments.task / protocol.name / RESULTS_FILE
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            run(protocol, backbones, arms, arguments).save(path)
+            probing = Probing(backbones, arms, train, test, (arguments.task,), protocol, tuple(arguments.seeds))
+            probe(probing)[0].save(path)
         found.append(ProbeResults.load(path))
-    with atomic_file(arguments.output) as temporary:
-        temporary.write_text(table(found[0], found[1], arguments.paper_iterations))
-    print(f"Results: {arguments.output}")
-
-
-def run(
-    protocol: Protocol, backbones: dict[str, BackboneConfig], arms: list[Arm], arguments: argparse.Namespace
-) -> ProbeResults:
-    """Segmentation and depth of all arms under one protocol."""
-    train, test = (thinned(read_data(data), arguments.every) for data in (arguments.train_data, arguments.test_data))
-    tasks = ("segmentation", "depth")
-    results, _ = probe(Probing(backbones, arms, train, test, tasks, protocol, tuple(arguments.seeds)))
-    return results
+    output = arguments.output or Path(__file__).parent / "results" / f"protocols_{arguments.task}.md"
+    with atomic_file(output) as temporary:
+        temporary.write_text(table(arguments.task, found[0], found[1], arguments.paper_iterations))
+    print(f"Results: {output}")
 
 
 if __name__ == "__main__":

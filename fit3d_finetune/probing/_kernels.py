@@ -112,11 +112,13 @@ def _mean_bin(a, b, share, bins):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _mean_bin_backward(a, b, share, bins, mean, slope, out):  # type: ignore[no-untyped-def]
-    """Gradient with respect to the outputs; slope is that of the mean over the sum of the weights."""
+def _mean_bin_backward(a, b, share, bins, mean, slope, a_slopes, b_slopes):  # type: ignore[no-untyped-def]
+    """Adds the gradients with respect to a and b; slope is that of the mean over the sum of the weights."""
     for k in range(bins.size):
         output = a[k] + share * (b[k] - a[k])
-        out[k] = slope * (bins[k] - mean) if output > 0 else bins.dtype.type(0)
+        here = slope * (bins[k] - mean) if output > 0 else bins.dtype.type(0)
+        a_slopes[k] += (1 - share) * here
+        b_slopes[k] += share * here
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
@@ -142,7 +144,7 @@ def binned_depth_backward(outputs, bins, factor, depth, totals, gradient, out): 
     n, h, w, arms, K = outputs.shape
     for item in prange(n * arms):
         i, a = item // arms, item % arms
-        rows, slopes, here = np.empty((w, K), outputs.dtype), np.empty((w, K), outputs.dtype), np.empty(K, bins.dtype)
+        rows, slopes = np.empty((w, K), outputs.dtype), np.empty((w, K), outputs.dtype)
         for Y in range(h * factor):
             y0, y1, y = corners((Y + 0.5) / factor, h)
             for x in range(w):
@@ -152,8 +154,7 @@ def binned_depth_backward(outputs, bins, factor, depth, totals, gradient, out): 
                 x0, x1, x_share = corners((X + 0.5) / factor, w)
                 share = outputs.dtype.type(x_share)
                 slope = gradient[Y, X, i, a] / totals[Y, X, i, a]
-                _mean_bin_backward(rows[x0], rows[x1], share, bins, depth[Y, X, i, a], slope, here)
-                _add_mix(here, share, slopes[x0], slopes[x1])
+                _mean_bin_backward(rows[x0], rows[x1], share, bins, depth[Y, X, i, a], slope, slopes[x0], slopes[x1])
             for x in range(w):
                 _add_mix(slopes[x], outputs.dtype.type(y), out[i, y0, x, a], out[i, y1, x, a])
 
