@@ -22,6 +22,11 @@ STRIDE = 12
 MIN_ALPHA = 1.0 / 255.0
 # The reach is widened by this many pixels; the blending kernels decide exactly.
 _SLACK = 1e-2
+# So many rows of tiles are looked at together: enough to fill vectors, and they stay in the first cache.
+_BLOCK = 256
+_FAST = {"contract", "nsz"}
+_LOG_2 = math.log(2.0)
+_SQRT_HALF = np.float64(math.sqrt(0.5)).view(np.uint64)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -66,31 +71,68 @@ def depth_order(depths, radii, opacities):
     return ids
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _split(bits, exponents, mantissas):
+    """Float64 bits of numbers from sqrt(1/2) on to exponent and mantissa in [sqrt(1/2), sqrt(2)), [n] each."""
+    for i in range(bits.size):
+        exponent = (bits[i] - _SQRT_HALF) >> np.uint64(52)
+        exponents[i] = exponent
+        mantissas[i] = bits[i] - (exponent << np.uint64(52))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _reaches(exponents, mantissas, d, s_max, reach):
+    """sigma at which alpha is 1 / 255, and how far from the mean in y that is, [n] each."""
+    for i in range(d.size):
+        # Logarithm as 2 artanh((m - 1) / (m + 1)): within 1e-12. A call of libm would keep the loop from vectors.
+        z = (mantissas[i] - 1.0) / (mantissas[i] + 1.0)
+        q = z * z
+        series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
+        s_max[i] = exponents[i] * _LOG_2 + 2.0 * z * series
+        reach[i] = np.sqrt(max(2.0 * s_max[i], 0.0) / d[i]) + _SLACK
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _rows_reached(y, radius, reach, tile_h, first_row, row_count):
+    """Range of tile rows: gsplat's square (in its float32), then the ellipse's own height; [n] each."""
+    rows = np.float64(tile_h)
+    for i in range(y.size):
+        square_low = np.float64(np.floor((y[i] - radius[i]) * np.float32(1 / TILE)))
+        square_high = np.float64(np.ceil((y[i] + radius[i]) * np.float32(1 / TILE)))
+        # Pixel centres lie at +0.5.
+        center = np.float64(y[i]) - 0.5
+        low = max(max(square_low, np.floor((center - reach[i]) * (1 / TILE))), 0.0)
+        high = min(min(square_high, np.floor((center + reach[i]) * (1 / TILE)) + 1.0), rows)
+        low = min(low, rows)
+        first_row[i] = np.int32(low)
+        row_count[i] = np.int32(max(high - low, 0.0))
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pack_range(start, stop, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count):
-    for i in range(start, stop):
-        g = ids[i]
-        a, k, d = np.float64(ldl[g, 0]), ldl[g, 1], np.float64(ldl[g, 2])
-        s_max = math.log(255.0 * np.float64(opacities[g]))
-        reach = math.sqrt(2.0 * s_max / d) + _SLACK
-        o = i * STRIDE
-        packed[o] = means2d[g, 0]
-        packed[o + 1] = means2d[g, 1]
-        packed[o + 2] = a / 16.0
-        packed[o + 3] = k
-        packed[o + 4] = d / 16.0
-        packed[o + 5] = opacities[g]
-        packed[o + 6] = s_max / 8.0
-        packed[o + 7] = reach
-        y = means2d[g, 1]
-        radius = np.float32(radii[g])
-        # gsplat's square, then the ellipse's own height (pixel centres lie at +0.5).
-        low = max(math.floor((y - radius) / np.float32(TILE)), math.floor((y - reach - 0.5) / TILE))
-        high = min(math.ceil((y + radius) / np.float32(TILE)), math.floor((y + reach - 0.5) / TILE) + 1)
-        low = max(low, 0)
-        high = min(high, tile_h)
-        first_row[i] = low
-        row_count[i] = max(high - low, 0)
+    scaled, d, exponents, s_max, reach = (np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK),
+                                          np.empty(_BLOCK))  # fmt: skip
+    y, radius = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    mantissas = np.empty(_BLOCK, np.uint64)
+    for at in range(start, stop, _BLOCK):
+        n = min(_BLOCK, stop - at)
+        for i in range(n):
+            g = ids[at + i]
+            o = (at + i) * STRIDE
+            packed[o] = means2d[g, 0]
+            packed[o + 1] = means2d[g, 1]
+            packed[o + 2] = ldl[g, 0] * np.float32(1 / 16)
+            packed[o + 3] = ldl[g, 1]
+            packed[o + 4] = ldl[g, 2] * np.float32(1 / 16)
+            packed[o + 5] = opacities[g]
+            scaled[i], d[i], y[i], radius[i] = 255.0 * np.float64(opacities[g]), ldl[g, 2], means2d[g, 1], radii[g]
+        _split(scaled.view(np.uint64)[:n], exponents, mantissas)
+        _reaches(exponents, mantissas.view(np.float64), d[:n], s_max, reach)
+        _rows_reached(y[:n], radius, reach, tile_h, first_row[at : at + n], row_count[at : at + n])
+        for i in range(n):
+            o = (at + i) * STRIDE
+            packed[o + 6] = s_max[i] / 8.0
+            packed[o + 7] = reach[i]
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -103,89 +145,119 @@ def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, 
                     first_row, row_count)  # fmt: skip
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _spans_of_rows(x, y, a, k, d, s, reach, radius, tile_row, height, tile_w, begin, end):
+    """Range of tiles (row-major) that an ellipse reaches in one tile row, [n] each; one vector loop without branches.
+
+    a, d and s as packed, float32. The arithmetic is float64: what long ellipses reach is a difference of large numbers.
+    """
+    columns = np.float64(tile_w)
+    for i in range(x.size):
+        mean_x, mean_y, shear = np.float64(x[i]), np.float64(y[i]), np.float64(k[i])
+        hd, s_max = 8.0 * np.float64(d[i]), 8.0 * np.float64(s[i])
+        by_ha, by_hd = 0.125 / np.float64(a[i]), 1.0 / hd
+        # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
+        right_dy = -shear * by_hd * np.sqrt(s_max / (by_ha + shear * shear * by_hd))
+        # Heights of the row's first and last pixel centres, as far as the ellipse goes.
+        top = tile_row[i] * 16.0
+        low = max(top + 0.5 - mean_y, -np.float64(reach[i]))
+        high = min(min(top + 16.0, height) - 0.5 - mean_y, np.float64(reach[i]))
+        right = min(max(right_dy, low), high)
+        left = min(max(-right_dy, low), high)
+        half_right = np.sqrt(max(s_max - hd * right * right, 0.0) * by_ha)
+        half_left = np.sqrt(max(s_max - hd * left * left, 0.0) * by_ha)
+        x_high = mean_x - shear * right + half_right + _SLACK
+        x_low = mean_x - shear * left - half_left - _SLACK
+        # gsplat's square, in its float32.
+        square_low = np.floor((x[i] - radius[i]) * np.float32(1 / TILE))
+        square_high = np.ceil((x[i] + radius[i]) * np.float32(1 / TILE))
+        first = max(max(np.floor((x_low - 0.5) * (1 / TILE)), np.float64(square_low)), 0.0)
+        last = min(min(np.floor((x_high - 0.5) * (1 / TILE)) + 1.0, np.float64(square_high)), columns)
+        first = min(first, columns)
+        last = max(last if low <= high else 0.0, first)
+        begin[i] = tile_row[i] * tile_w + np.int32(first)
+        end[i] = tile_row[i] * tile_w + np.int32(last)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spans_range(start, stop, ids, packed, radii, first_row, row_start, height, tile_w, spans, counts):
+def _spans_range(start, stop, ids, packed, radii, first_row, row_start, height, tile_w, spans, steps):
+    rows = np.empty((8, _BLOCK + height // TILE + 1), np.float32)
+    tile_rows = np.empty(rows.shape[1], np.int32)
+    filled = 0
     for i in range(start, stop):
         o = i * STRIDE
-        x, y = np.float64(packed[o]), np.float64(packed[o + 1])
-        ha, k, hd = 8.0 * packed[o + 2], np.float64(packed[o + 3]), 8.0 * packed[o + 4]
-        s_max = 8.0 * packed[o + 6]
-        reach = np.float64(packed[o + 7])
         radius = np.float32(radii[ids[i]])
-        square_low = max(math.floor((packed[o] - radius) / np.float32(TILE)), 0)
-        square_high = min(math.ceil((packed[o] + radius) / np.float32(TILE)), tile_w)
-        # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
-        by_ha, by_hd = 1.0 / ha, 1.0 / hd
-        cov_xx = 0.5 * by_ha + 0.5 * k * k * by_hd
-        right_dy = -k * by_hd * math.sqrt(0.5 * s_max / cov_xx)
         for row in range(row_start[i + 1] - row_start[i]):
-            ty = first_row[i] + row
-            low = max(ty * TILE + 0.5 - y, -reach)
-            high = min(min(ty * TILE + TILE, height) - 0.5 - y, reach)
-            begin = 0
-            end = 0
-            if low <= high:
-                dy = min(max(right_dy, low), high)
-                x_high = x - k * dy + math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) + _SLACK
-                dy = min(max(-right_dy, low), high)
-                x_low = x - k * dy - math.sqrt(max(s_max - hd * dy * dy, 0.0) * by_ha) - _SLACK
-                begin = max(math.floor(max(x_low - 0.5, -1e6) / TILE), square_low)
-                end = min(math.floor(min(x_high - 0.5, 1e9) / TILE) + 1, square_high)
-            at = 2 * (row_start[i] + row)
-            spans[at] = begin
-            spans[at + 1] = max(begin, end)
-            for tile in range(ty * tile_w + begin, ty * tile_w + end):
-                counts[tile] += 1
+            rows[0, filled] = packed[o]
+            rows[1, filled] = packed[o + 1]
+            rows[2, filled] = packed[o + 2]
+            rows[3, filled] = packed[o + 3]
+            rows[4, filled] = packed[o + 4]
+            rows[5, filled] = packed[o + 6]
+            rows[6, filled] = packed[o + 7]
+            rows[7, filled] = radius
+            tile_rows[filled] = first_row[i] + row
+            filled += 1
+        if filled >= _BLOCK or i == stop - 1:
+            at = row_start[i + 1] - filled
+            begin, end = spans[0][at : at + filled], spans[1][at : at + filled]
+            # One slice each: those of a slice of all rows would not count as contiguous.
+            _spans_of_rows(rows[0][:filled], rows[1][:filled], rows[2][:filled], rows[3][:filled], rows[4][:filled],
+                           rows[5][:filled], rows[6][:filled], rows[7][:filled], tile_rows[:filled], height, tile_w,
+                           begin, end)  # fmt: skip
+            for j in range(filled):
+                steps[begin[j]] += 1
+                steps[end[j]] -= 1
+            filled = 0
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, counts):
-    """For each Gaussian and tile row it reaches, the range [begin, end) of tile columns; counts them per part and tile.
+def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, steps):
+    """For each Gaussian and tile row it reaches, the range of tiles; and where the lists of each part grow and shrink.
 
-    counts: [parts, tiles], zero before.
+    spans: [2, rows], first tile and the one behind the last. steps: [parts, tiles + 1], zero before: the running total
+    along a part is how many of its Gaussians each tile lists.
     """
     n = ids.size
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
         _spans_range(n * part // parts, n * (part + 1) // parts, ids, packed, radii, first_row, row_start, height,
-                     tile_w, spans, counts[part])  # fmt: skip
+                     tile_w, spans, steps[part])  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def tile_offsets(counts):
-    """Where each tile's list begins, [tiles + 1]; `counts` becomes where each part's share of it does."""
-    parts, tiles = counts.shape
+def tile_offsets(steps):
+    """Where each tile's list begins, [tiles + 1]; `steps` becomes where each part's share of it does."""
+    parts, tiles = steps.shape[0], steps.shape[1] - 1
     offsets = np.empty(tiles + 1, np.int64)
+    counts = np.zeros(parts, np.int64)
     total = 0
     for tile in range(tiles):
         offsets[tile] = total
         for part in range(parts):
-            count = counts[part, tile]
-            counts[part, tile] = total
-            total += count
+            counts[part] += steps[part, tile]
+            steps[part, tile] = total
+            total += counts[part]
     offsets[tiles] = total
     return offsets
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_range(start, stop, first_row, row_start, spans, tile_w, cursors, lists):
+def _fill_range(start, stop, row_start, spans, cursors, lists):
     for i in range(start, stop):
-        for row in range(row_start[i + 1] - row_start[i]):
-            at = 2 * (row_start[i] + row)
-            start = (first_row[i] + row) * tile_w
-            for tile in range(start + spans[at], start + spans[at + 1]):
+        for row in range(row_start[i], row_start[i + 1]):
+            for tile in range(spans[0, row], spans[1, row]):
                 lists[cursors[tile]] = i
                 cursors[tile] += 1
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def fill_tiles(parts, first_row, row_start, spans, tile_w, cursors, lists):
-    """Write packed indices into the tiles' lists, front to back; cursors: [parts, tiles] of `tile_offsets`."""
-    n = first_row.size
+def fill_tiles(parts, row_start, spans, cursors, lists):
+    """Write packed indices into the tiles' lists, front to back; cursors: [parts, tiles + 1] of `tile_offsets`."""
+    n = row_start.size - 1
     for thread in prange(parts):
         part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        _fill_range(n * part // parts, n * (part + 1) // parts, first_row, row_start, spans, tile_w, cursors[part],
-                    lists)  # fmt: skip
+        _fill_range(n * part // parts, n * (part + 1) // parts, row_start, spans, cursors[part], lists)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -177,12 +177,12 @@ def bin_gaussians(
     first_row, row_count = np.empty(ids.size, np.int32), np.empty(ids.size, np.int32)
     binning.pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count)
     row_start = binning.exclusive_sum(row_count)
-    spans = np.empty(2 * int(row_start[-1]), np.int32)
-    cursors = np.zeros((parts, tile_w * tile_h), np.int64)
+    spans = np.empty((2, int(row_start[-1])), np.int32)
+    cursors = np.zeros((parts, tile_w * tile_h + 1), np.int64)
     binning.tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, cursors)
     offsets = binning.tile_offsets(cursors)
     lists = np.empty(int(offsets[-1]), np.int32)
-    binning.fill_tiles(parts, first_row, row_start, spans, tile_w, cursors, lists)
+    binning.fill_tiles(parts, row_start, spans, cursors, lists)
     return TileLists(ids, packed, lists, offsets, binning.balanced_ranges(parts, offsets))
 
 
