@@ -13,9 +13,9 @@ import torch
 
 T = TypeVar("T")
 
-SETTLE = 0.05
-"""Seconds before each timed call. Threads of BLAS and OpenMP libraries go on spinning for some 20 ms after a product,
-in case another follows, and would take a core from what runs next."""
+SETTLE = 0.2
+"""Seconds before each timed call. Threads of BLAS libraries go on spinning after a product, in case another follows, and
+take a core from what runs next: scipy's OpenBLAS for 50 to 100 ms, in which our kernels took twice as long."""
 
 
 @dataclass(frozen=True)
