@@ -14,8 +14,8 @@ import torch
 T = TypeVar("T")
 
 SETTLE = 0.2
-"""Seconds before each timed call. Threads of BLAS libraries go on spinning after a product, in case another follows, and
-take a core from what runs next: scipy's OpenBLAS for 50 to 100 ms, in which our kernels took twice as long."""
+"""Seconds before each timed call. Threads of BLAS libraries go on spinning after a product, in case another follows,
+and take a core from what runs next: scipy's OpenBLAS for 50 to 100 ms, in which our kernels took twice as long."""
 
 
 @dataclass(frozen=True)

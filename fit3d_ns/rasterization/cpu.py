@@ -54,6 +54,11 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+def _zeros(*shape: int) -> Tensor:
+    """Zeros without torch, whose threads would go on spinning beside the kernels' after filling them."""
+    return torch.from_numpy(zeros(*shape))
+
+
 def _padded(colors: np.ndarray) -> np.ndarray:
     """colors [..., D] with zeros up to the fewest channels that the wide kernels take."""
     missing = kernels().wide.FEWEST_CHANNELS - colors.shape[-1]
@@ -107,7 +112,7 @@ class Project(torch.autograd.Function):
         incoming = [
             np.zeros(shape, np.float32) if g is None else _array(g) for g, shape in zip(grads[:4], shapes, strict=True)
         ]
-        g_means, g_quats, g_scales = (torch.zeros(t.shape) for t in (means, quats, scales))
+        g_means, g_quats, g_scales = (_zeros(*t.shape) for t in (means, quats, scales))
         parts = thread_count()
         g_views = np.zeros((parts, n_cameras, 4, 4))
         arrays = [_array(t) for t in (means, quats, scales, viewmats, Ks)]
@@ -139,7 +144,7 @@ class SHColors(torch.autograd.Function):
     def backward(ctx: Any, g_colors: Tensor) -> tuple[Tensor | None, ...]:
         means, centers, coefficients, radii, colors = ctx.saved_tensors
         parts = thread_count()
-        g_coefficients, g_means = torch.zeros(coefficients.shape), torch.zeros(means.shape)
+        g_coefficients, g_means = _zeros(*coefficients.shape), _zeros(*means.shape)
         g_centers = np.zeros((parts, centers.shape[0], 3))
         backward = kernels().sh.sh_colors_backward
         with kernel_launch():
@@ -248,9 +253,9 @@ class Blend(torch.autograd.Function):
                 g_back = torch.einsum("chw,chwd->cd", torch.from_numpy(ctx.final_t), g_image)
         g_canvas = zeros(*image.shape) if g_image is None else _array(g_image)
         g_cover = np.zeros((n_cameras, height, width), np.float32) if g_alpha is None else _array(g_alpha[..., 0])
-        g_means2d, g_abs = torch.zeros(n_cameras, n, 2), torch.zeros(n_cameras, n, 2)
-        g_ldl, g_opacities = torch.zeros(n_cameras, n, 3), torch.zeros(n_cameras, n)
-        g_colors = torch.zeros(n_cameras, n, channels if channels <= NARROW else 0)
+        g_means2d, g_abs = _zeros(n_cameras, n, 2), _zeros(n_cameras, n, 2)
+        g_ldl, g_opacities = _zeros(n_cameras, n, 3), _zeros(n_cameras, n)
+        g_colors = _zeros(n_cameras, n, channels if channels <= NARROW else 0)
         wide_gradients: list[Tensor] = []
         geometry = [t.numpy() for t in (g_means2d, g_abs, g_ldl, g_opacities)]
         palette, canvas = _array(colors), image.detach().numpy()
