@@ -93,16 +93,21 @@ def _reaches(exponents, mantissas, d, s_max, reach):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _square(center, radius):
+    """Range of tiles that gsplat's square reaches along one axis, in its float32."""
+    return np.floor((center - radius) * np.float32(1 / TILE)), np.ceil((center + radius) * np.float32(1 / TILE))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _rows_reached(y, radius, reach, tile_h, first_row, row_count):
-    """Range of tile rows: gsplat's square (in its float32), then the ellipse's own height; [n] each."""
+    """Range of tile rows: gsplat's square, then the ellipse's own height; [n] each."""
     rows = np.float64(tile_h)
     for i in range(y.size):
-        square_low = np.float64(np.floor((y[i] - radius[i]) * np.float32(1 / TILE)))
-        square_high = np.float64(np.ceil((y[i] + radius[i]) * np.float32(1 / TILE)))
+        square_low, square_high = _square(y[i], radius[i])
         # Pixel centres lie at +0.5.
         center = np.float64(y[i]) - 0.5
-        low = max(max(square_low, np.floor((center - reach[i]) * (1 / TILE))), 0.0)
-        high = min(min(square_high, np.floor((center + reach[i]) * (1 / TILE)) + 1.0), rows)
+        low = max(max(np.float64(square_low), np.floor((center - reach[i]) * (1 / TILE))), 0.0)
+        high = min(min(np.float64(square_high), np.floor((center + reach[i]) * (1 / TILE)) + 1.0), rows)
         low = min(low, rows)
         first_row[i] = np.int32(low)
         row_count[i] = np.int32(max(high - low, 0.0))
@@ -159,18 +164,16 @@ def _spans_of_rows(x, y, a, k, d, s, reach, radius, tile_row, height, tile_w, be
         # The rightmost point of the ellipse, relative to the mean: the leftmost is its mirror image.
         right_dy = -shear * by_hd * np.sqrt(s_max / (by_ha + shear * shear * by_hd))
         # Heights of the row's first and last pixel centres, as far as the ellipse goes.
-        top = tile_row[i] * 16.0
+        top = np.float64(tile_row[i] * TILE)
         low = max(top + 0.5 - mean_y, -np.float64(reach[i]))
-        high = min(min(top + 16.0, height) - 0.5 - mean_y, np.float64(reach[i]))
+        high = min(min(top + TILE, height) - 0.5 - mean_y, np.float64(reach[i]))
         right = min(max(right_dy, low), high)
         left = min(max(-right_dy, low), high)
         half_right = np.sqrt(max(s_max - hd * right * right, 0.0) * by_ha)
         half_left = np.sqrt(max(s_max - hd * left * left, 0.0) * by_ha)
         x_high = mean_x - shear * right + half_right + _SLACK
         x_low = mean_x - shear * left - half_left - _SLACK
-        # gsplat's square, in its float32.
-        square_low = np.floor((x[i] - radius[i]) * np.float32(1 / TILE))
-        square_high = np.ceil((x[i] + radius[i]) * np.float32(1 / TILE))
+        square_low, square_high = _square(x[i], radius[i])
         first = max(max(np.floor((x_low - 0.5) * (1 / TILE)), np.float64(square_low)), 0.0)
         last = min(min(np.floor((x_high - 0.5) * (1 / TILE)) + 1.0, np.float64(square_high)), columns)
         first = min(first, columns)
