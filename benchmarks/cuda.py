@@ -19,11 +19,11 @@ from benchmarks.lifting import DIM, SOLVE, Problem, solved
 from benchmarks.rasterization import GEOMETRY
 from benchmarks.rows import Aim, Row, Setting, Skip, milliseconds
 from benchmarks.timing import Spread, alternately, compare, seconds
-from fit3d_ns.decoder import FeatureDecoder
-from fit3d_ns.feature_lift import fit_space
-from fit3d_ns.feature_loss import feature_loss
-from fit3d_ns.patch_grid import pool_to_patch_grid, upsample_to_pixels
-from fit3d_ns.patch_operator import NEAR_PLANE, Geometry, View
+from fit3d_ns.features.decoder import FeatureDecoder
+from fit3d_ns.features.loss import feature_loss
+from fit3d_ns.features.patch_grid import pool_to_patch_grid, upsample_to_pixels
+from fit3d_ns.lifting.maps import fit_space
+from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry, View
 from fit3d_ns.rasterization import rasterization
 
 WARMUP = 5

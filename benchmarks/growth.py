@@ -16,7 +16,7 @@ from benchmarks.rasterization import COUNT, GEOMETRY, HEIGHT, WIDTH, colors, onc
 from benchmarks.rows import Row, Setting
 from benchmarks.scenes import TargetJob, write_scenes
 from benchmarks.timing import alternately, fitted_exponent
-from fit3d_ns.feature_lift import fit_space, lift_feature_maps
+from fit3d_ns.lifting.maps import fit_space, lift_feature_maps
 from fit3d_ns.rasterization import rasterization
 
 S = TypeVar("S", int, float)

@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.rows import Aim, Row, Setting
 from benchmarks.timing import Spread, alternately, synchronize
-from fit3d_finetune.scenes import backbone_config, find_scenes
-from fit3d_ns.feature_lift import FeatureSpace, LiftedFeatures, fit_space, lift_feature_maps
-from fit3d_ns.feature_loss import feature_loss
-from fit3d_ns.lift_scene import PosedMaps, held_out_cosine, posed_maps, scene_from_export
-from fit3d_ns.lifting import LiftOptions
-from fit3d_ns.patch_grid import pool_to_patch_grid
-from fit3d_ns.patch_operator import NEAR_PLANE, Geometry
+from fit3d_finetune.targets.scenes import backbone_config, find_scenes
+from fit3d_ns.features.loss import feature_loss
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
+from fit3d_ns.lifting.maps import FeatureSpace, LiftedFeatures, fit_space, lift_feature_maps
+from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry
+from fit3d_ns.lifting.scene import PosedMaps, held_out_cosine, posed_maps, scene_from_export
+from fit3d_ns.lifting.solver import LiftOptions
 from fit3d_ns.rasterization import rasterization
 
 LR, LR_FINAL = 0.02, 0.002

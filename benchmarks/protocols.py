@@ -23,17 +23,18 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.rasterization import processor
-from fit3d_finetune.hub import read_finetuned
-from fit3d_finetune.precision import choose_precision
-from fit3d_finetune.probing.datasets import read_data
-from fit3d_finetune.probing.labelled_images import LabelledImages
+from fit3d_finetune.backbone.hub import read_finetuned
+from fit3d_finetune.backbone.precision import choose_precision
+from fit3d_finetune.commands.probe import RESULTS_FILE
+from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST, PAPER
 from fit3d_finetune.probing.results import Arm, ProbeResults
-from fit3d_finetune.probing.run import RESULTS_FILE, Probing, probe
+from fit3d_finetune.probing.run import Probing, probe
 from fit3d_finetune.probing.significance import compare
 from fit3d_finetune.report.metrics import mean, metrics_of
-from fit3d_ns.atomic import atomic_file
-from fit3d_ns.backbone import BackboneConfig
+from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.features.backbone import BackboneConfig
 
 Task = Literal["segmentation", "depth"]
 _SHOWN: dict[Task, tuple[str, ...]] = {"segmentation": ("mIoU", "pixel acc."), "depth": ("RMSE", "AbsRel", "δ < 1.25")}

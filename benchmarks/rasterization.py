@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.report import processor as processor  # stage2 and training_step take it from here
 from benchmarks.rows import Aim, Row, Setting, milliseconds
 from benchmarks.timing import Spread, alternately, compare, product_floor
-from fit3d_ns.patch_operator import Geometry, SparseOperator, View
+from fit3d_ns.lifting.operator import Geometry, SparseOperator, View
 from fit3d_ns.rasterization import cpu, rasterization
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 from fit3d_ns.rasterization.torch_reference import rasterization_reference

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rows import Aim, Outcome, Row
-from fit3d_ns.atomic import atomic_file
+from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.rasterization.threads import thread_count
 
 _PACKAGES = ("torch", "numpy", "numba", "scipy", "gsplat", "nerfstudio", "timm")

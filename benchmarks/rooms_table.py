@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
-from fit3d_ns.atomic import atomic_file
+from fit3d_ns.common.atomic import atomic_file
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from fit3d_finetune.recipe import PRESETS
-from fit3d_finetune.samples import Loader, Samples
-from fit3d_finetune.scenes import backbone_config, find_scenes, view_refs
-from fit3d_finetune.target_files import TargetFolder
-from fit3d_finetune.targets import TargetStore
-from fit3d_ns.gaussians import FeatureGaussians
+from fit3d_finetune.targets.files import TargetFolder
+from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
+from fit3d_finetune.targets.store import TargetStore
+from fit3d_finetune.training.recipe import PRESETS
+from fit3d_finetune.training.samples import Loader, Samples
+from fit3d_ns.scene.gaussians import FeatureGaussians
 
 GAUSSIANS, VIEWS = 5_000, 2
 """Per scene: enough that keeping all of 200 in memory (600 MB) would show."""

@@ -38,7 +38,7 @@ STEP_TIME = "Train Iter (time)"
 
 def preset(method: str) -> Any:
     """nerfstudio's configuration of a method."""
-    from fit3d_ns import config  # imports nerfstudio
+    from fit3d_ns.method import config  # imports nerfstudio
 
     return {OURS: config.fit3d_features, PAPER: config.fit3d_features_paper}[method].config
 

@@ -26,22 +26,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rasterization import processor
-from fit3d_finetune.main import choose_device
-from fit3d_finetune.optimizer import build_optimizer, tuned_parameters
-from fit3d_finetune.precision import choose_precision
-from fit3d_finetune.probing.datasets import read_data
+from fit3d_finetune.backbone.precision import choose_precision
+from fit3d_finetune.commands.finetune import choose_device
+from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.data.encoding import EncodedWindows, standardizations, whole_images
 from fit3d_finetune.probing.depth import train_depth
-from fit3d_finetune.probing.encoding import EncodedWindows, standardizations, whole_images
 from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import train_segmentation
-from fit3d_finetune.recipe import PRESETS
-from fit3d_finetune.samples import Loader, Samples
-from fit3d_finetune.scenes import backbone_config, find_scenes, view_refs
-from fit3d_finetune.target_files import TargetFolder
-from fit3d_finetune.targets import TargetStore
-from fit3d_finetune.train import training_step
-from fit3d_ns.backbone import BackboneConfig, load_backbone
+from fit3d_finetune.targets.files import TargetFolder
+from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
+from fit3d_finetune.targets.store import TargetStore
+from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.recipe import PRESETS
+from fit3d_finetune.training.samples import Loader, Samples
+from fit3d_finetune.training.train import training_step
+from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from benchmarks.rows import Aim, Row, Setting, milliseconds
 from benchmarks.timing import compare
-from fit3d_finetune.scenes import backbone_config, find_scenes
-from fit3d_ns.decoder import FeatureDecoder
-from fit3d_ns.feature_storage import FeatureStorage
-from fit3d_ns.gaussians import GAUSSIANS_FILE, FeatureGaussians
-from fit3d_ns.lift_scene import lift_scene, scene_from_export
-from fit3d_ns.patch_grid import pool_to_patch_grid
-from fit3d_ns.render import render_features
+from fit3d_finetune.targets.scenes import backbone_config, find_scenes
+from fit3d_ns.features.decoder import FeatureDecoder
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
+from fit3d_ns.lifting.scene import lift_scene, scene_from_export
+from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, FeatureGaussians
+from fit3d_ns.scene.render import render_features
+from fit3d_ns.scene.storage import FeatureStorage
 
 DIM = 64
 STORAGES: tuple[FeatureStorage, ...] = get_args(FeatureStorage)

@@ -33,11 +33,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.rasterization import processor
-from fit3d_ns import model as fit3d_model
-from fit3d_ns.config import fit3d_features_fast
+from fit3d_ns.method import model as fit3d_model
+from fit3d_ns.method.config import fit3d_features_fast
+from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.rasterization import rasterization
 from fit3d_ns.rasterization.threads import thread_count
-from fit3d_ns.trainer import Fit3DTrainer, Fit3DTrainerConfig
 
 FIRST_STEP = 1_700
 """Full resolution (from step 1,600), all 40,000 Gaussians of the preset, and densification still at work."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fit3d_finetune.hub import load as load
+    from fit3d_finetune.backbone.hub import load as load
 
 __all__ = ["load"]
 
@@ -13,7 +13,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Late, so that importing the package costs nothing.
     if name == "load":
-        from fit3d_finetune.hub import load
+        from fit3d_finetune.backbone.hub import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

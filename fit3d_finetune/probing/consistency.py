@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.correspondences import Array, ConsistencyView, PairSettings, ViewPair, find_pairs
+from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.results import ConsistencyResult
-from fit3d_finetune.probing.sampling import sample_features
-from fit3d_ns.console import logger, progress
+from fit3d_ns.common.console import logger, progress
 
 FeatureMaps = Callable[[int], Tensor]
 """From a view's index to its features [h, w, C], on any device."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fit3d_ns.errors import InputError
+from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fit3d_finetune.probing.data.encoding import EncodedWindows, Standardization, StandardizedWindows, windows_by_image
 from fit3d_finetune.probing.depth_loss import binned_depth, depth_loss
-from fit3d_finetune.probing.encoding import EncodedWindows, Standardization, StandardizedWindows, windows_by_image
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import DEPTH_METRICS, depth_metrics
 from fit3d_finetune.probing.protocol import Protocol, learning_rate
 from fit3d_finetune.probing.results import Arm, DepthResult
-from fit3d_ns.console import progress
-from fit3d_ns.patch_grid import upsample_to_pixels
+from fit3d_ns.common.console import progress
+from fit3d_ns.features.patch_grid import upsample_to_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

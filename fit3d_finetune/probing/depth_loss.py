@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch
 
 MIN_DEPTH = 1e-3
@@ -24,7 +25,7 @@ GRADIENT_SCALES = 4
 class _BinnedDepth(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, max_depth: float, factor: int) -> Tensor:
-        from fit3d_finetune.probing import _kernels
+        _kernels = load_kernels("fit3d_finetune.probing._kernels")
 
         n, h, w, arms, count = outputs.shape
         outputs = outputs.detach().contiguous()
@@ -38,7 +39,7 @@ class _BinnedDepth(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        from fit3d_finetune.probing import _kernels
+        _kernels = load_kernels("fit3d_finetune.probing._kernels")
 
         out = torch.zeros_like(ctx.outputs)
         slopes = gradient.contiguous().numpy()
@@ -61,7 +62,7 @@ def binned_depth(outputs: Tensor, max_depth: float, upsampling: int = 1) -> Tens
 class _DepthLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        from fit3d_finetune.probing import _kernels
+        _kernels = load_kernels("fit3d_finetune.probing._kernels")
 
         predicted = predicted.detach().contiguous()
         losses, ctx.gradient = predicted.new_empty(predicted.shape[:2]), torch.empty_like(predicted)

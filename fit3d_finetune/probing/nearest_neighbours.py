@@ -25,9 +25,9 @@ from fit3d_finetune.probing.metrics import (
     pixel_accuracy,
 )
 from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
-from fit3d_ns.console import progress
-from fit3d_ns.errors import InputError
-from fit3d_ns.patch_grid import upsample_to_pixels
+from fit3d_ns.common.console import progress
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.patch_grid import upsample_to_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LabelledMaps = tuple[Mapping[str, Tensor], Array]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fit3d_ns.errors import InputError
+from fit3d_ns.common.errors import InputError
 
 ProtocolName = Literal["fast", "paper"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fit3d_ns.atomic import atomic_file
-from fit3d_ns.errors import InputError
+from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.errors import InputError
 
 FORMAT_VERSION = 1
 

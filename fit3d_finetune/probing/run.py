@@ -1,4 +1,4 @@
-"""One probing run: encode once, train all probes, measure everything, write results and report."""
+"""One probing run: encode once, train all probes, measure everything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
 from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.correspondences import ConsistencyView
-from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
-from fit3d_finetune.probing.encoding import (
+from fit3d_finetune.probing.data.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
+from fit3d_finetune.probing.data.encoding import (
     EncodedWindows,
     random_windows,
     sliding_windows,
     standardizations,
     whole_images,
 )
-from fit3d_finetune.probing.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
 from fit3d_finetune.probing.protocol import Protocol
 from fit3d_finetune.probing.results import Arm, Comparison, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare
-from fit3d_finetune.probing.tables import write_tables
-from fit3d_ns.backbone import BackboneConfig, backbone_fingerprint
-from fit3d_ns.console import logger, progress
+from fit3d_ns.common.console import logger, progress
+from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 
-RESULTS_FILE = "results.json"
-REPORT_FILE = "report.html"
 EXAMPLES = 4
 
 
@@ -139,15 +135,6 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
             )
         results = replace(results, nearest_neighbours=found)
     return replace(results, comparisons=_comparisons(results), seconds=seconds), examples
-
-
-def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
-    """results.json, the tables as CSV, and report.html."""
-    from fit3d_finetune.report import write_report
-
-    write_tables(results, folder)
-    write_report(results, examples, folder / REPORT_FILE)
-    results.save(folder / RESULTS_FILE)
 
 
 # ---- tasks

@@ -18,20 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.encoding import (
+from fit3d_finetune.probing.data.encoding import (
     EncodedWindows,
     Standardization,
     StandardizedWindows,
     Window,
     windows_by_image,
 )
+from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import VOID, class_accuracy, confusion_matrix, iou_per_class, pixel_accuracy
 from fit3d_finetune.probing.protocol import Protocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
-from fit3d_finetune.probing.sampling import sample_features
-from fit3d_ns.console import progress
-from fit3d_ns.patch_grid import upsample_to_pixels
+from fit3d_ns.common.console import progress
+from fit3d_ns.features.patch_grid import upsample_to_pixels
+from fit3d_ns.rasterization.kernel_cache import load_kernels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _CACHED_LABELS = 512
@@ -111,7 +112,7 @@ def _draw(encoded: EncodedWindows, read_labels: Any, seed: int, step: int, proto
 
 def _labelled_pixels(labels: Array, count: int, random: np.random.Generator) -> Array:
     """Flat indices of random pixels of a window that are not void; of any pixels if all are."""
-    from fit3d_finetune.probing import _kernels
+    _kernels = load_kernels("fit3d_finetune.probing._kernels")
 
     up_to_row = np.empty(len(labels), np.int64)
     _kernels.count_labelled(labels, VOID, up_to_row)

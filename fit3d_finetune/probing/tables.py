@@ -10,7 +10,7 @@ from typing import Any
 
 from fit3d_finetune.probing.metrics import DEPTH_METRICS
 from fit3d_finetune.probing.results import ProbeResults
-from fit3d_ns.atomic import atomic_file
+from fit3d_ns.common.atomic import atomic_file
 
 Table = list[list[Any]]
 

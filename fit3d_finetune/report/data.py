@@ -14,7 +14,7 @@ from fit3d_finetune.report.charts import class_ious
 from fit3d_finetune.report.features import FeatureViews
 from fit3d_finetune.report.metrics import mean, metrics_of, spread
 from fit3d_finetune.report.predictions import ExampleError, example_errors
-from fit3d_ns.atomic import atomic_file
+from fit3d_ns.common.atomic import atomic_file
 
 Row = Sequence[object]
 

@@ -13,7 +13,7 @@ from fit3d_finetune.probing.results import Example
 from fit3d_finetune.report.images import Array, framed, path_caption, photo, png_uri, scale_bar
 from fit3d_finetune.report.markup import Markup, tag
 from fit3d_finetune.report.metrics import number
-from fit3d_finetune.visualize import (
+from fit3d_finetune.report.pictures import (
     assign_clusters,
     cluster_colours,
     colour_features,
@@ -25,7 +25,7 @@ from fit3d_finetune.visualize import (
     fit_clusters,
     fit_colours,
 )
-from fit3d_ns.pca import ColorProjection
+from fit3d_ns.features.pca import ColorProjection
 
 CLUSTERS = 8
 DIRECTIONS = 96

@@ -16,7 +16,7 @@ from fit3d_finetune.report.images import photo_style
 from fit3d_finetune.report.markup import Content, Markup, join, tag
 from fit3d_finetune.report.predictions import depth_rows, segmentation_rows
 from fit3d_finetune.report.tables import comparison_list, finding_tiles, provenance, table_of_arms
-from fit3d_ns.atomic import atomic_file
+from fit3d_ns.common.atomic import atomic_file
 
 # The browser itself then refuses to load anything from elsewhere.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -22,7 +22,7 @@ from fit3d_finetune.report.images import (
 )
 from fit3d_finetune.report.markup import Markup, tag
 from fit3d_finetune.report.metrics import number
-from fit3d_finetune.visualize import (
+from fit3d_finetune.report.pictures import (
     VOID,
     class_colours,
     colour_labels,

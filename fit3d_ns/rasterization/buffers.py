@@ -2,7 +2,7 @@
 
 A map of many channels at full size takes hundreds of megabytes. Fresh from the system, every page of it is found and
 zeroed at its first touch, which can take longer than the rendering. So what a large map leaves is kept for the next
-one, as CUDA's allocators do; arrays below the limit of `fit3d_ns.allocator` are reused by the C library itself.
+one, as CUDA's allocators do; arrays below the limit of `rasterization.allocator` are reused by the C library itself.
 """
 
 from __future__ import annotations

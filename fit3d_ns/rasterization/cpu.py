@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fit3d_ns.console import logger
+from fit3d_ns.common.console import logger
 from fit3d_ns.rasterization.buffers import empty, zeros
 from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
@@ -42,7 +42,7 @@ def kernels() -> _Kernels:
     global _kernels
     if _kernels is None:
         names = [field.name for field in fields(_Kernels)]
-        modules = _Kernels(**{name: load_kernels(f"rasterization._{name}_kernels") for name in names})
+        modules = _Kernels(**{name: load_kernels(f"fit3d_ns.rasterization._{name}_kernels") for name in names})
         compiled = Path(modules.projection.project._cache.cache_path)
         if not any(compiled.glob("_projection_kernels.project-*.nbi")):
             logger.info("compiling the CPU rasteriser's kernels: about a minute, once per installation")

@@ -13,30 +13,35 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from fit3d_ns.atomic import atomic_file
-from fit3d_ns.console import logger
+from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.console import logger
 from fit3d_ns.rasterization.threads import thread_count
 
-_PACKAGE = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _STAMP = "fit3d-kernels.sha256"
 
 
 @cache
 def load_kernels(name: str) -> ModuleType:
-    """Import a module of kernels of this package, e.g. "rasterization._blend_kernels"; old compiled code is dropped."""
+    """Import a module of kernels, e.g. "fit3d_ns.lifting._kernels", after old compiled code of it was dropped."""
     thread_count()  # sets Numba up before the module imports it
-    module = importlib.import_module(f"fit3d_ns.{name}")
+    module = importlib.import_module(name)
     kept = [kernel._cache for kernel in vars(module).values() if hasattr(kernel, "_cache")]
     for folder in {each.cache_path for each in kept if each.cache_path}:
-        drop_stale(Path(folder), sources_digest())
+        drop_stale(Path(folder), sources_digest(name.partition(".")[0]))
     return module
 
 
 @cache
-def sources_digest(package: Path = _PACKAGE) -> str:
-    """SHA-256 over all sources that kernels are made of."""
-    files = sorted([*package.glob("_*_kernels.py"), *(package / "rasterization").glob("_*.py")])
+def sources_digest(package: str = "fit3d_ns") -> str:
+    """SHA-256 over all sources that kernels of a package are made of: its own, and ours, which it may inline."""
+    files = [path for name in sorted({"fit3d_ns", package}) for path in kernel_sources(_ROOT / name)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def kernel_sources(package: Path) -> list[Path]:
+    """The files of a package that hold kernels or pieces of them: those whose name begins with one underscore."""
+    return sorted(path for path in package.rglob("_*.py") if not path.name.startswith("__"))
 
 
 def drop_stale(folder: Path, digest: str) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fit3d_ns.allocator import keep_freed_memory
-from fit3d_ns.console import logger
+from fit3d_ns.common.console import logger
+from fit3d_ns.rasterization.allocator import keep_freed_memory
 
 _LAYER = "workqueue"
 _LAYER_VARIABLE = "NUMBA_THREADING_LAYER"

@@ -11,9 +11,9 @@ from benchmarks import cuda
 from benchmarks.cuda import FeatureStep, rows_of
 from benchmarks.lifting import DIM, Problem
 from benchmarks.rasterization import GEOMETRY
-from fit3d_ns.decoder import FeatureDecoder
+from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.rasterization import rasterization
-from tests.finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, backbone_info, write_export
+from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, backbone_info, write_export
 
 CHANNELS = backbone_info(BACKBONE).embed_dim
 

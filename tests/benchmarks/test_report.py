@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import exports, sections
 from benchmarks.report import Machine, cells, machine, number, quotient, to_json, to_markdown, to_screen, write
 from benchmarks.rows import Aim, Outcome, Row, Section, Setting, Skip
-from fit3d_ns.errors import InputError
+from fit3d_ns.common.errors import InputError
 
 HERE = Machine("2026-11-24", "A processor", None, 2, 2, "3.11", {"torch": "2"}, "abc")
 ROWS = (

@@ -10,7 +10,7 @@ from statistics import mean
 import pytest
 
 from benchmarks.rooms_table import Probe, write_table
-from tests.report.samples import make_results
+from tests.fit3d_finetune.report.samples import make_results
 
 
 def test_every_arm_is_compared_with_the_original_and_no_place_of_this_machine_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import training_step
 from benchmarks.training_step import ALONE, WHOLE, Spent, Stopwatch, make_config, measure
-from fit3d_ns.trainer import Fit3DTrainerConfig
+from fit3d_ns.method.trainer import Fit3DTrainerConfig
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Fine-tuned backbones as folders: saving, loading, model card, precision."""

@@ -1,0 +1,1 @@
+"""Command lines: fit3d-finetune and fit3d-probe."""

@@ -1,0 +1,138 @@
+"""fit3d-finetune: from exported scenes to a backbone that is 3D-aware."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
+from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
+from fit3d_finetune.targets.store import TargetKind
+from fit3d_finetune.training.recipe import PRESETS, PresetName, Recipe
+from fit3d_finetune.training.run import Run, recorded_precision
+from fit3d_finetune.training.tracking import TrackerName
+from fit3d_finetune.training.train import TrainingInterrupted, finetune
+from fit3d_ns.common.console import logger
+from fit3d_ns.common.errors import InputError, exits_on_input_error
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass
+class FinetuneArguments:
+    """Fine-tune the backbone that scenes were exported with on their re-rendered, 3D-consistent features.
+
+    A run that was stopped goes on when the same command is given again.
+    """
+
+    exports: Path
+    """Folder of exports (runs/), or a single one, written by fit3d-export or fit3d-lift."""
+    output_dir: Path = Path("finetuned")
+    """Where the fine-tuned backbone goes, as a timm local-dir folder with a model card."""
+    preset: PresetName = "paper"
+    """paper: the published recipe; recommended: what we found to work best. Options below override it."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    val_scenes: tuple[str, ...] = ()
+    """Scenes to hold out for validation, by name. Default: the last tenth by name (rounded down)."""
+    val_fraction: float = 0.1
+    """Share of the scenes to hold out where none are named."""
+    targets: TargetKind = "gaussians"
+    """gaussians: features re-rendered from the scene. mirror: the control without 3D, in which the target is the
+    original backbone's features of the mirrored image."""
+    novel_views: int = 0
+    """Views between each training view and its neighbour to add, image and target rendered from the Gaussians."""
+    weights: str | None = None
+    """Where the original weights are (as backbone.weights of ns-train), if the exports were made with a file."""
+    images_root: Path | None = None
+    """Where the images are now, if they moved since the export (or the folder with one folder per scene)."""
+    skip_broken: bool = False
+    """Leave out exports that fail their validation instead of stopping."""
+    precision: PrecisionChoice = "auto"
+    """auto: bf16 where it is faster (measured on a CPU), else fp32; a run that goes on keeps what it began with."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    seed: int = 0
+    """Decides the order of views and their augmentation."""
+    target_cache_gb: float = 20.0
+    """Disk space for targets ($FIT3D_CACHE_DIR); scenes beyond it are rendered anew for every use."""
+    tracker: TrackerName = "tensorboard"
+    """Where training figures go; TensorBoard's are in OUTPUT_DIR/logs."""
+    save_seconds: float = 300.0
+    """Time between checkpoints."""
+    max_steps: int | None = None
+    """Stop after this many steps (the schedule stays that of all epochs)."""
+
+
+def run(arguments: FinetuneArguments) -> Path:
+    """Do what the arguments say; returns the folder of the fine-tuned backbone."""
+    arguments.recipe.check()
+    if not 0 <= arguments.val_fraction < 1:
+        raise InputError(f"--val-fraction must lie in 0..1 (without 1), not {arguments.val_fraction}.")
+    if not (arguments.novel_views >= 0 and arguments.target_cache_gb >= 0):
+        raise InputError("--novel-views and --target-cache-gb must not be negative.")
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
+    device = choose_device(arguments.device)
+    scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
+    train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
+    precision = choose_precision(arguments.precision, device, recorded_precision(arguments.output_dir))
+    return finetune(
+        Run(
+            train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
+            val_scenes=val_scenes,
+            backbone=backbone_config(scenes, arguments.weights, precision),
+            recipe=arguments.recipe,
+            output_dir=arguments.output_dir,
+            targets=arguments.targets,
+            seed=arguments.seed,
+            device=device,
+            target_cache_bytes=int(arguments.target_cache_gb * 1e9),
+            tracker=arguments.tracker,
+            grad_checkpointing=arguments.grad_checkpointing,
+            save_seconds=arguments.save_seconds,
+            max_steps=arguments.max_steps,
+        )
+    )
+
+
+def choose_device(choice: str) -> str:
+    """The device to train on.
+
+    Raises:
+        InputError: CUDA was asked for and there is none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA GPU here; leave it out to train on the CPU.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if choice == "auto" else choice
+
+
+def parse(arguments: Sequence[str]) -> FinetuneArguments:
+    """Command line to arguments; the preset gives the defaults of the recipe's options."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    preset: PresetName = first.parse_known_args(arguments)[0].preset
+    default = FinetuneArguments(exports=tyro.MISSING, preset=preset, recipe=PRESETS[preset])
+    return tyro.cli(FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune")
+
+
+@exits_on_input_error
+def main() -> None:
+    """Console script `fit3d-finetune`."""
+    try:
+        run(parse(sys.argv[1:]))
+    except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+        logger.warning("%s", str(stopped) or "stopped before the training began")
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

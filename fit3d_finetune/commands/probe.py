@@ -1,0 +1,162 @@
+"""fit3d-probe: what frozen features know, before and after fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from fit3d_finetune.backbone.hub import read_finetuned, require_original
+from fit3d_finetune.commands.finetune import choose_device
+from fit3d_finetune.probing.data.checks import TASKS, TaskName
+from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
+from fit3d_finetune.probing.results import Example, ProbeResults
+from fit3d_finetune.probing.run import Probing, default_arms, probe
+from fit3d_finetune.probing.tables import write_tables
+from fit3d_finetune.report.metrics import metrics_of
+from fit3d_finetune.report.page import write_report
+from fit3d_ns.common.console import CONSOLE, logger
+from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.features.backbone import BackboneConfig
+
+RESULTS_FILE = "results.json"
+REPORT_FILE = "report.html"
+
+
+@dataclass
+class ProbeArguments:
+    """Linear probes, nearest neighbours and multi-view consistency of frozen features, arms side by side."""
+
+    test_data: tuple[str, ...]
+    """Where to test: scenes (transforms.json with depth_file_path, semantic_file_path), folders (images/,
+    annotations/, depth/), camvid:…/camvid/val, or for consistency alone exports (runs/<scene>)."""
+    train_data: tuple[str, ...] = ()
+    """Where probes are trained; consistency alone needs none."""
+    finetuned: Path | None = None
+    """A folder of fit3d-finetune: probes the original, the fine-tuned and both together."""
+    control: Path | None = None
+    """A folder of fit3d-finetune --targets mirror: adds the control without 3D."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """What to probe where no fine-tuned folder is given."""
+    tasks: tuple[TaskName, ...] = TASKS
+    """What to measure."""
+    protocol: ProtocolName = "fast"
+    """fast: whole images, minutes on a CPU; paper: the published windows, iterations and averaging."""
+    iterations: int | None = None
+    """Probe training steps instead of the protocol's (both tasks)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One probe of each arm per seed."""
+    max_depth: float = 10.0
+    """Metres; the bins end there and farther pixels do not count (80 for streets)."""
+    images_root: Path | None = None
+    """Where the images of exports are now, if they moved."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where backbones run."""
+    output_dir: Path = Path("probe")
+    """For results.json, tables as CSV, and report.html."""
+
+
+def run(arguments: ProbeArguments) -> ProbeResults:
+    """Do what the arguments say."""
+    check_iterations(arguments.iterations)
+    if not arguments.seeds:
+        raise InputError("--seeds is empty: give at least one.")
+    if not 0 < arguments.max_depth < float("inf"):
+        raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
+    protocol = PROTOCOLS[arguments.protocol]
+    if arguments.iterations is not None:
+        protocol = protocol.shortened(arguments.iterations)
+    if not arguments.tasks:
+        raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
+    if not arguments.test_data:
+        raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
+    data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
+    train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
+    if not train and {*arguments.tasks} - {"consistency"}:
+        raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")
+    backbones = _backbones(arguments)
+    results, examples = probe(
+        Probing(
+            backbones=backbones,
+            arms=default_arms(list(backbones)),
+            train=train or test,
+            test=test,
+            tasks=arguments.tasks,
+            protocol=protocol,
+            seeds=arguments.seeds,
+            device=choose_device(arguments.device),
+            max_depth=arguments.max_depth,
+        )
+    )
+    write_results(results, examples, arguments.output_dir)
+    CONSOLE.print(table(results))
+    for comparison in results.comparisons:
+        logger.info("%s", comparison.statement)
+    logger.info("Report: %s", arguments.output_dir / REPORT_FILE)
+    return results
+
+
+def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
+    """results.json, the tables as CSV, and report.html."""
+    write_tables(results, folder)
+    write_report(results, examples, folder / REPORT_FILE)
+    results.save(folder / RESULTS_FILE)
+
+
+# What a terminal has room for, of the columns of the report.
+_SHOWN = {
+    "segmentation": {"mIoU": "mIoU %", "pixel acc.": "pixel acc. %"},
+    "depth": {"RMSE": "RMSE m", "AbsRel": "AbsRel", "δ < 1.25": "δ < 1.25 %"},
+    "nearest_neighbours": {"mIoU": "kNN mIoU %"},
+}
+
+
+def table(results: ProbeResults) -> Table:
+    """The arms side by side: mean ± standard deviation over seeds."""
+    shown = Table(title=f"{len(results.test_images)} test images, protocol {results.protocol}")
+    # Names stay whole where the terminal is narrow; figures wrap.
+    shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
+    metrics = [
+        metric
+        for metric in metrics_of(results)
+        if metric.part == "consistency" or metric.name in _SHOWN.get(metric.part, {})
+    ]
+    for metric in metrics:
+        title = _SHOWN.get(metric.part, {}).get(metric.name, metric.name)
+        shown.add_column(f"{title} %" if metric.part == "consistency" and metric.scale == 100 else title)
+    for arm in results.arms:
+        shown.add_row(arm.name, *(metric.summary(results, arm.name) for metric in metrics))
+    return shown
+
+
+def _backbones(arguments: ProbeArguments) -> dict[str, BackboneConfig]:
+    """By name: original, fine-tuned, 2D control, as far as they are given."""
+    if arguments.finetuned is None:
+        if arguments.control is not None:
+            raise InputError("--control needs --finetuned: give the folder of the fine-tuned backbone too.")
+        return {"original": arguments.backbone}
+    finetuned = read_finetuned(arguments.finetuned)
+    require_original(finetuned, arguments.finetuned)
+    backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned}
+    if arguments.control is not None:
+        control = read_finetuned(arguments.control)
+        if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
+            raise InputError(
+                f"--control {arguments.control} started from another backbone than --finetuned: give a pair."
+            )
+        backbones["2D control"] = control.finetuned
+    return backbones
+
+
+@exits_on_input_error
+def main() -> None:
+    """Console script `fit3d-probe`."""
+    run(tyro.cli(Annotated[ProbeArguments, tyro.conf.arg(name="")], prog="fit3d-probe"))
+
+
+if __name__ == "__main__":
+    main()

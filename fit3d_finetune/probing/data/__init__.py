@@ -1,0 +1,1 @@
+"""What probes are trained and tested on, and its cached features."""

@@ -1,0 +1,183 @@
+"""Images to probe with: posed scenes, exports, plain folders, CamVid; the next data set is one small reader.
+
+A reader turns a path into `LabelledImages`: file names and cameras, nothing decoded. Register it in `READERS`, and
+`kind:path` on the command line finds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fit3d_finetune.probing.data.export_views import read_export
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, PinholeCamera
+from fit3d_finetune.probing.metrics import VOID
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.scene.gaussians import SCENE_FILE
+
+# nerfstudio's names of cameras that are pinhole cameras where their distortion is zero.
+PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read_posed_scene(path: Path) -> LabelledImages:
+    """A nerfstudio scene: transforms.json with depth_file_path and / or semantic_file_path, classes.json beside it.
+
+    Cameras are kept where there is no lens distortion: correspondences need pinhole images.
+    """
+    transforms = _read_json(path / "transforms.json")
+    frames = transforms.get("frames") if isinstance(transforms, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) and "file_path" in frame for frame in frames):
+        raise InputError(f"{path / 'transforms.json'} is no nerfstudio capture: it must list frames with a file_path.")
+    scale = float(transforms.get("depth_unit_scale_factor", 1e-3))
+    images = []
+    for frame in sorted(frames, key=lambda frame: str(frame["file_path"])):
+        label, depth = frame.get("semantic_file_path"), frame.get("depth_file_path")
+        images.append(
+            LabelledImage(
+                name=f"{path.name}/{Path(frame['file_path']).stem}",
+                path=path / frame["file_path"],
+                label_path=None if label is None else path / label,
+                depth_path=None if depth is None else path / depth,
+                depth_scale=scale,
+                camera=_pinhole({**transforms, **frame}),
+            )
+        )
+    labelled = any(image.label_path is not None for image in images)
+    return LabelledImages(str(path), tuple(images), _read_classes(path, required=labelled))
+
+
+def read_folder(path: Path) -> LabelledImages:
+    """images/, and of the same file stems annotations/ (class maps, with classes.json) and / or depth/ (in mm)."""
+    images = []
+    labels, depths = _by_stem(path / "annotations"), _by_stem(path / "depth")
+    for stem, image in _by_stem(path / "images").items():
+        images.append(LabelledImage(f"{path.name}/{stem}", image, labels.get(stem), depth_path=depths.get(stem)))
+    for kind, files in (("annotations", labels), ("depth", depths)):
+        missing = [image.path.stem for image in images if files and image.path.stem not in files]
+        if missing:
+            raise InputError(
+                f"{path / kind} lacks {len(missing)} of {len(images)} files, the first for image {missing[0]}: "
+                "add them, or take the images out."
+            )
+    return LabelledImages(str(path), tuple(images), _read_classes(path, required=bool(labels)))
+
+
+CAMVID_CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree"),
+    *("sign", "fence", "car", "pedestrian", "bicyclist"),
+)
+CAMVID_VOID = 11
+
+
+def read_camvid(path: Path) -> LabelledImages:
+    """A split of CamVid: `…/camvid/train` for …/camvid/images/train and …/camvid/annotations/train."""
+    root, split = path.parent, path.name
+    files, labels = _by_stem(root / "images" / split), _by_stem(root / "annotations" / split)
+    missing = sorted(set(files) - set(labels))
+    if not files or missing:
+        what = f"{len(missing)} of {len(files)} annotations are missing" if files else "there are no images"
+        raise InputError(f"camvid:{path}: {what} (looked in {root}/images/{split} and {root}/annotations/{split}).")
+    images = [
+        LabelledImage(f"camvid-{split}/{stem}", image, labels[stem], CAMVID_VOID) for stem, image in files.items()
+    ]
+    return LabelledImages(f"camvid:{path}", tuple(images), CAMVID_CLASSES)
+
+
+READERS: dict[str, Callable[[Path], LabelledImages]] = {
+    "scene": read_posed_scene,
+    "folder": read_folder,
+    "camvid": read_camvid,
+    "export": read_export,
+}
+
+
+def read_data(places: Sequence[str], images_root: Path | None = None) -> list[LabelledImages]:
+    """Data sets from `PATH` or `kind:PATH`, all of the same classes.
+
+    A path without a kind is a scene if it has a transforms.json, an export if it has a scene.json, else a folder.
+
+    Args:
+        places: as on the command line.
+        images_root: where the images of exports are now, if they moved.
+
+    Raises:
+        InputError: no such data, files that are missing, or class lists that differ.
+    """
+    found = []
+    for place in places:
+        kind, colon, rest = place.partition(":")
+        if not colon or kind not in READERS:
+            kind, rest = _kind_of(Path(place)), place
+        data = read_export(Path(rest), images_root) if kind == "export" else READERS[kind](Path(rest))
+        if not data.images:
+            raise InputError(f"{place} holds no images: give a scene (transforms.json) or a folder with images/.")
+        _require_files(data, place)
+        found.append(data)
+    for data in found[1:]:
+        if data.classes != found[0].classes:
+            raise InputError(f"{data.name} and {found[0].name} have different class lists: probe them apart.")
+    return found
+
+
+def _kind_of(path: Path) -> str:
+    if (path / "transforms.json").is_file():
+        return "scene"
+    return "export" if (path / SCENE_FILE).is_file() else "folder"
+
+
+def _require_files(data: LabelledImages, place: str) -> None:
+    paths = [path for image in data.images for path in (image.path, image.label_path, image.depth_path) if path]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{place}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}.")
+
+
+def _pinhole(camera: dict[str, Any]) -> PinholeCamera | None:
+    if camera.get("camera_model", "OPENCV") not in PERSPECTIVE_MODELS:
+        return None
+    if any(float(camera.get(name, 0)) != 0 for name in ("k1", "k2", "k3", "k4", "p1", "p2")):
+        return None
+    try:
+        K = np.array([[camera["fl_x"], 0, camera["cx"]], [0, camera["fl_y"], camera["cy"]], [0, 0, 1]], np.float64)
+        pose = np.array(camera["transform_matrix"], np.float64)
+    except (KeyError, ValueError, TypeError):
+        return None
+    if pose.shape == (3, 4):
+        pose = np.vstack([pose, [0, 0, 0, 1]])
+    # From nerfstudio's axes (y up, looking along -z) to OpenCV's.
+    pose = pose @ np.diag([1.0, -1.0, -1.0, 1.0])
+    return PinholeCamera(K, pose, (int(camera["h"]), int(camera["w"])) if "h" in camera and "w" in camera else None)
+
+
+def _read_classes(folder: Path, required: bool) -> tuple[str, ...]:
+    path = folder / "classes.json"
+    if not path.is_file():
+        if required:
+            raise InputError(f"{folder} has labels but no classes.json: write the list of class names in index order.")
+        return ()
+    names = _read_json(path)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} must be a list of class names in index order.")
+    if len(names) > VOID:
+        raise InputError(f"{path} lists {len(names)} classes; at most {VOID} can be probed (index {VOID} is void).")
+    return tuple(names)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}

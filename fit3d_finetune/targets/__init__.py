@@ -1,0 +1,1 @@
+"""What the backbone is fine-tuned towards: exports re-rendered on the patch grid."""

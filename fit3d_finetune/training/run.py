@@ -1,0 +1,78 @@
+"""One fine-tuning: what decides its result, and what an earlier start of it left in its folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
+from fit3d_finetune.backbone.precision import Precision
+from fit3d_finetune.targets.novel_views import NovelView
+from fit3d_finetune.targets.scenes import Scene
+from fit3d_finetune.targets.store import TargetKind
+from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, differences, recorded_run
+from fit3d_finetune.training.recipe import Recipe
+from fit3d_finetune.training.tracking import TrackerName
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import BackboneConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning, ready to go."""
+
+    train_scenes: list[Scene]
+    val_scenes: list[Scene]
+    backbone: BackboneConfig
+    recipe: Recipe
+    output_dir: Path
+    targets: TargetKind = "gaussians"
+    seed: int = 0
+    device: str = "cpu"
+    target_cache_bytes: int = 20_000_000_000
+    tracker: TrackerName = "tensorboard"
+    grad_checkpointing: bool = False
+    save_seconds: float = 300.0
+    max_steps: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result; a checkpoint of another identity cannot be resumed."""
+        return {
+            "recipe": asdict(self.recipe),
+            "targets": self.targets,
+            "scenes": {scene.name: scene.gaussians_sha256 for scene in self.train_scenes},
+            "novel_views": sum(isinstance(view, NovelView) for scene in self.train_scenes for view in scene.views),
+            "val_scenes": {scene.name: scene.gaussians_sha256 for scene in self.val_scenes},
+            "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
+            "seed": self.seed,
+            "max_steps": self.max_steps,
+        }
+
+
+def recorded_precision(output_dir: Path) -> Precision | None:
+    """The precision of the run that `output_dir` holds, finished or not; None if it holds none that can be read."""
+    identity: dict[str, Any] | None = None
+    if (output_dir / INFO_FILE).is_file():
+        identity = read_finetuned(output_dir).summary.get("run")
+    elif (output_dir / CHECKPOINT_FILE).is_file():
+        identity = recorded_run(output_dir / CHECKPOINT_FILE)
+    return None if identity is None else identity.get("backbone", {}).get("precision")
+
+
+def is_finished(run: Run, identity: dict[str, Any]) -> bool:
+    """Whether the output folder holds this run's result; `InputError` if nothing may be written there."""
+    folder = run.output_dir.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--output-dir {folder}: {existing} is no folder that can be written to; give another.")
+    if not (run.output_dir / INFO_FILE).is_file():
+        return False
+    different = differences(read_finetuned(run.output_dir).summary.get("run", {}), identity)
+    if different:
+        raise InputError(
+            f"{run.output_dir} holds a fine-tuned backbone that differs in {', '.join(different)}: give another "
+            "--output-dir."
+        )
+    return True

@@ -1,0 +1,159 @@
+"""Training samples: an image with its target, flipped and cropped together, in an order that a step number decides.
+
+Which views a step sees and how they are augmented follows from the seed and the step alone, so a resumed run goes on
+exactly where it stopped, whatever was prefetched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fit3d_finetune.targets.scenes import ViewRef
+from fit3d_finetune.targets.store import MIN_COVER, TargetStore
+from fit3d_finetune.training.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image and what the backbone should give for it."""
+
+    image: Tensor
+    """[3, H, W] in 0..1, H and W multiples of the patch size."""
+    features: Tensor
+    """[h, w, C]."""
+    weights: Tensor
+    """[h, w] in 0..1."""
+
+
+class Samples:
+    """Views of some scenes as samples.
+
+    Args:
+        refs: the views, by indices into the scenes of `targets`.
+        targets: of the scenes.
+        originals: the views' own features, for `keep_original`; None where that is 0.
+        keep_original: share of the own features in the target.
+    """
+
+    def __init__(
+        self,
+        refs: Sequence[ViewRef],
+        targets: TargetStore,
+        originals: TargetStore | None = None,
+        keep_original: float = 0.0,
+    ) -> None:
+        self.refs = refs
+        self.targets, self.originals, self.keep_original = targets, originals, keep_original
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    @property
+    def target_seconds(self) -> float:
+        """Spent on targets so far."""
+        return self.targets.seconds + (0.0 if self.originals is None else self.originals.seconds)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample as it is, without augmentation."""
+        ref = self.refs[index]
+        target = self.targets.get(ref.scene, ref.view)
+        features = target.features
+        if self.originals is not None:
+            features = torch.lerp(features, self.originals.get(ref.scene, ref.view).features, self.keep_original)
+        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights)
+
+
+def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
+    """Flip with p = 0.5 and crop, image and target alike."""
+    if torch.rand((), generator=random) < 0.5:
+        sample = Sample(sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1))
+    if recipe.crop_scale < 1:
+        scale, x, y = torch.rand(3, generator=random).tolist()
+        scale = recipe.crop_scale + (1 - recipe.crop_scale) * scale
+        sample = crop(sample, scale, (2 * x - 1) * (1 - scale), (2 * y - 1) * (1 - scale))
+    return sample
+
+
+def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
+    """Cut out the part with sides `scale` times the image's, centred at (x, y) in -1..1, and enlarge it to full size.
+
+    The target is resampled bilinearly at the centres of the new patches; those that fall on patches that do not
+    count do not count either.
+    """
+    theta = torch.tensor([[[scale, 0.0, x], [0.0, scale, y]]])
+
+    def cut(values: Tensor, mode: str) -> Tensor:
+        grid = F.affine_grid(theta, [1, 1, *values.shape[-2:]], align_corners=False)
+        return F.grid_sample(values[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
+
+    counted = sample.weights[None]
+    total = cut(counted, "bilinear")
+    # Normalised by the weights, so that features of patches that do not count never mix in.
+    features = cut(sample.features.permute(2, 0, 1) * counted, "bilinear") / total.clamp_min(1e-6)
+    weights = torch.where(total[0] >= MIN_COVER, total[0], 0.0)
+    return Sample(cut(sample.image, "bicubic").clamp(0, 1), features.permute(1, 2, 0), weights)
+
+
+def step_indices(step: int, count: int, per_step: int, seed: int) -> list[int]:
+    """The samples of an optimiser step: consecutive pieces of one random order of all samples per epoch.
+
+    The last step of an epoch has what is left.
+    """
+    steps = steps_per_epoch(count, per_step)
+    epoch, place = divmod(step, steps)
+    order = torch.randperm(count, generator=_generator(seed, epoch, 0))
+    return order[place * per_step : (place + 1) * per_step].tolist()
+
+
+def steps_per_epoch(count: int, per_step: int) -> int:
+    return -(-count // per_step)
+
+
+class Loader:
+    """Samples of consecutive steps, loaded ahead in one background thread.
+
+    Iterating gives (step, list of samples). `waited` counts the seconds that the consumer had to wait.
+    """
+
+    def __init__(self, samples: Samples, recipe: Recipe, seed: int, start: int, stop: int, ahead: int = 2) -> None:
+        self.samples, self.recipe, self.seed = samples, recipe, seed
+        self.start, self.stop, self.ahead = start, stop, ahead
+        self.waited = 0.0
+
+    def load(self, step: int) -> list[Sample]:
+        """The augmented samples of a step."""
+        recipe = self.recipe
+        random = _generator(self.seed, step, 1)
+        indices = step_indices(step, len(self.samples), recipe.batch_size * recipe.accumulate, self.seed)
+        return [augment(self.samples[i], recipe, random) for i in indices]
+
+    def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="samples") as pool:
+            pending: dict[int, Future[list[Sample]]] = {}
+            try:
+                for step in range(self.start, self.stop):
+                    for next_step in range(step, min(step + self.ahead + 1, self.stop)):
+                        if next_step not in pending:
+                            pending[next_step] = pool.submit(self.load, next_step)
+                    start = time.perf_counter()
+                    loaded = pending.pop(step).result()
+                    self.waited += time.perf_counter() - start
+                    yield step, loaded
+            finally:
+                for future in pending.values():
+                    future.cancel()
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A generator that depends on all numbers of `key`, unlike a sum of them."""
+    state = 0
+    for number in key:
+        state = (state * 0x9E3779B97F4A7C15 + number + 1) % (1 << 63)
+    return torch.Generator().manual_seed(state)

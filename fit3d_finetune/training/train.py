@@ -1,0 +1,273 @@
+"""The fine-tuning loop: from exported scenes to a fine-tuned backbone on disk."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fit3d_finetune.backbone.card import model_card
+from fit3d_finetune.backbone.hub import save_finetuned
+from fit3d_finetune.targets.files import TargetFolder
+from fit3d_finetune.targets.scenes import Scene, view_refs
+from fit3d_finetune.targets.store import StoreKind, TargetStore
+from fit3d_finetune.training.checkpoint import (
+    CHECKPOINT_FILE,
+    Progress,
+    read_progress,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from fit3d_finetune.training.loss import batch_loss
+from fit3d_finetune.training.optimizer import build_optimizer, set_lr, tuned_parameters
+from fit3d_finetune.training.recipe import Recipe, lr_factor
+from fit3d_finetune.training.run import Run, is_finished
+from fit3d_finetune.training.samples import Loader, Sample, Samples, steps_per_epoch
+from fit3d_finetune.training.tracking import Tracker, open_tracker, require_tracker
+from fit3d_ns.common.console import logger, progress
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import Backbone, load_backbone
+from fit3d_ns.features.cache import default_cache_dir
+from fit3d_ns.scene.description import Split
+
+LOG_EVERY = 10
+MAX_VALIDATION_VIEWS = 64
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 (not an error)
+    """Training was asked to stop and did, after saving its state."""
+
+
+def finetune(run: Run) -> Path:
+    """Train, or go on where an earlier start of the same run stopped; returns the folder of the result.
+
+    Raises:
+        InputError: an earlier run with other options is in the output folder, no view to train on, or targets in
+            which no patch counts.
+        TrainingInterrupted: by SIGINT or SIGTERM, after saving.
+    """
+    identity, checkpoint = run.identity(), run.output_dir / CHECKPOINT_FILE
+    if is_finished(run, identity):
+        logger.info("%s is finished already: nothing to do", run.output_dir)
+        return run.output_dir
+    require_tracker(run.tracker)
+    state = read_progress(checkpoint, identity) or Progress(0, identity, history=[], seconds=0.0, target_seconds=0.0)
+    train, validation = _samples(run)
+    backbone = load_backbone(run.backbone, run.device)
+    if run.grad_checkpointing:
+        backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
+    parameters = tuned_parameters(backbone)
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(name in parameters)
+    optimizer = build_optimizer(backbone, run.recipe)
+    torch.manual_seed(run.seed)
+    if state.step > 0:
+        restore_checkpoint(checkpoint, parameters, optimizer)
+        logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
+    tracker = open_tracker(run.tracker, run.output_dir / "logs", state.step, identity)
+    try:
+        state = _train(run, backbone, parameters, optimizer, train, validation, state, tracker)
+    finally:
+        tracker.close()
+    mixed = None
+    if run.recipe.weight_mix < 1:
+        mix_weights(parameters, load_backbone(run.backbone, run.device), run.recipe.weight_mix)
+        logger.info("%.0f %% of the fine-tuned weights, the rest the original's:", 100 * run.recipe.weight_mix)
+        mixed = _validate(run, backbone, validation, state.step)
+    summary = {**_summary(run, state, len(train)), "mixed": mixed}
+    save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
+    checkpoint.unlink(missing_ok=True)
+    logger.info("Fine-tuned backbone: %s", run.output_dir)
+    return run.output_dir
+
+
+def _train(
+    run: Run,
+    backbone: Backbone,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    train: Samples,
+    validation: dict[str, Samples],
+    state: Progress,
+    tracker: Tracker,
+) -> Progress:
+    recipe, checkpoint = run.recipe, run.output_dir / CHECKPOINT_FILE
+    epoch = steps_per_epoch(len(train), recipe.batch_size * recipe.accumulate)
+    total = epoch * recipe.epochs
+    stop = total if run.max_steps is None else min(total, run.max_steps)
+    history = list(state.history)
+    loader = Loader(train, recipe, run.seed, state.step, stop)
+    saved = time.perf_counter()
+    started = saved - state.seconds - train.target_seconds  # the targets of all views were made just before
+
+    def now(step: int) -> Progress:
+        seconds = time.perf_counter() - started
+        return Progress(step, state.run, history, seconds, state.target_seconds + train.target_seconds)
+
+    def validate(step: int) -> None:
+        figures = _validate(run, backbone, validation, step)
+        history.append({"step": float(step), **figures})
+        tracker.log(figures, step)
+
+    if not history:
+        validate(0)
+    with progress("steps") as bar, _stop_requests() as stop_requested:
+        task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
+        for step, samples in loader:
+            lr = recipe.lr * lr_factor(step, total, recipe)
+            figures = training_step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+            if step % LOG_EVERY == 0:
+                scalars = {name: float(value) for name, value in figures.items()}
+                tracker.log({f"train/{name}": value for name, value in scalars.items()} | {"train/lr": lr}, step)
+                bar.update(task, description=f"Fine-tuning (loss {scalars['loss']:.3f})")
+            bar.advance(task)
+            done = step + 1
+            if done % epoch == 0 or done == stop:
+                validate(done)
+            if done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds):
+                save_checkpoint(checkpoint, parameters, optimizer, now(done))
+                saved = time.perf_counter()
+                if stop_requested():
+                    raise TrainingInterrupted(f"stopped at step {done} of {stop}; the same command goes on from there")
+    finished = now(stop)
+    logger.info(
+        "%d steps in %.0f s; targets took %.1f %% of that, waiting for data %.1f ms a step",
+        stop,
+        finished.seconds,
+        100 * finished.target_seconds / finished.seconds,
+        1000 * loader.waited / max(1, stop - state.step),
+    )
+    return finished
+
+
+def training_step(
+    backbone: Backbone,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    samples: list[Sample],
+    recipe: Recipe,
+    lr: float,
+) -> dict[str, torch.Tensor]:
+    """One optimiser step over all passes of an accumulated batch; its loss, cosine and gradient norm."""
+    set_lr(optimizer, lr)
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum, cosine_sum = torch.zeros(()), torch.zeros(())
+    for start in range(0, len(samples), recipe.batch_size):
+        batch = samples[start : start + recipe.batch_size]
+        loss, cosine = batch_loss(backbone, batch, recipe.loss)
+        share = len(batch) / len(samples)
+        (loss * share).backward()
+        loss_sum = loss_sum + loss.detach().cpu() * share
+        cosine_sum = cosine_sum + cosine.cpu() * share
+    norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+    if not bool(norm.isfinite()):
+        raise InputError(f"the training diverged (its gradient is {norm.item()}): lower --lr, or use --precision fp32.")
+    optimizer.step()
+    return {"loss": loss_sum, "cosine": cosine_sum, "grad_norm": norm}
+
+
+@torch.no_grad()
+def mix_weights(parameters: dict[str, nn.Parameter], original: Backbone, share: float) -> None:
+    """Move `parameters` in place to `share` of themselves and the rest of those of the same names in `original`."""
+    for name, parameter in original.model.named_parameters():
+        if name in parameters:
+            parameters[name].copy_(torch.lerp(parameter, parameters[name], share))
+
+
+@torch.no_grad()
+def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step: int) -> dict[str, float]:
+    """Mean loss and cosine over those held-out views, and views of held-out scenes, in which any patch counts."""
+    figures: dict[str, float] = {}
+    for name, samples in validation.items():
+        spread = torch.linspace(0, len(samples) - 1, min(len(samples), MAX_VALIDATION_VIEWS)).round().int().tolist()
+        pairs = []
+        for i in spread:
+            sample = samples[i]
+            if bool(sample.weights.any()):
+                pairs.append(batch_loss(backbone, [sample], run.recipe.loss))
+        if not pairs:
+            continue
+        figures[f"{name}/loss"] = sum(float(loss) for loss, _ in pairs) / len(pairs)
+        figures[f"{name}/cosine"] = sum(float(cosine) for _, cosine in pairs) / len(pairs)
+        logger.info(
+            "Step %d, %s: loss %.4f, cosine %.4f", step, name, figures[f"{name}/loss"], figures[f"{name}/cosine"]
+        )
+    return figures
+
+
+def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
+    """Training samples, and validation samples by name: views held out of training scenes, and held-out scenes."""
+    folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
+
+    def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
+        made = TargetStore(scenes, folder, run.device, kind, run.backbone)
+        made.prepare()
+        return made
+
+    def samples(scenes: list[Scene], *splits: Split) -> Samples:
+        refs = [ref for split in splits for ref in view_refs(scenes, split)]
+        keep = run.recipe.keep_original
+        return Samples(refs, store(scenes, run.targets), store(scenes, "original") if keep > 0 else None, keep)
+
+    train = samples(run.train_scenes, "train")
+    if len(train) == 0:
+        raise InputError("the exports have no training views: export scenes with a training split.")
+    validation: dict[str, Samples] = {}
+    held_out = view_refs(run.train_scenes, "eval")
+    if held_out:
+        validation["held-out views"] = Samples(held_out, train.targets, train.originals, train.keep_original)
+    if run.val_scenes:
+        validation["held-out scenes"] = samples(run.val_scenes, "train", "eval")
+    logger.info(
+        "%d training views of %d scenes; validation on %s",
+        len(train),
+        len(run.train_scenes),
+        ", ".join(f"{len(part)} {name}" for name, part in validation.items()) or "nothing",
+    )
+    return train, validation
+
+
+def _summary(run: Run, state: Progress, training_views: int) -> dict[str, Any]:
+    return {
+        "run": state.run,
+        "training_views": training_views,
+        "steps": state.step,
+        "seconds": state.seconds,
+        "target_share": state.target_seconds / state.seconds,
+        "history": state.history,
+        "device": run.device,
+        "processor": platform.processor() or platform.machine(),
+        "versions": {name: _version(name) for name in ("fit3d", "torch", "timm", "gsplat")},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGINT and SIGTERM are remembered instead of acting at once, so that a step is never cut."""
+    received: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            handlers[number] = signal.signal(number, lambda received_number, _: received.append(received_number))
+        except ValueError:  # not the main thread: whoever runs us there decides about signals
+            break
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

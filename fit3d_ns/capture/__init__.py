@@ -1,0 +1,1 @@
+"""Captures as users bring them: their checks, images and lenses."""

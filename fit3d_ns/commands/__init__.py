@@ -1,0 +1,1 @@
+"""Command lines: fit3d-export and fit3d-lift."""

@@ -1,0 +1,150 @@
+"""fit3d-lift: features of any backbone for Gaussians that are there already, in seconds and without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from fit3d_ns.common.console import logger
+from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
+from fit3d_ns.lifting.solver import LiftOptions
+from fit3d_ns.scene.description import BackboneInfo, RasterizeMode
+from fit3d_ns.scene.storage import FeatureStorage
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which backbone; what is left out is as in the export or run, else the default of `ns-train fit3d-features`."""
+
+    name: str | None = None
+    """Any timm ViT with a patch grid."""
+    weights: str | None = None
+    """hub, offline, random, or a path."""
+    layer: int | None = None
+    """Block whose patch tokens are taken (from 0; negative counts from the end)."""
+    max_size: int | None = None
+    """Longest side in pixels of the image that the backbone sees."""
+
+    def over(self, base: BackboneConfig) -> BackboneConfig:
+        """`base` with what was chosen."""
+        # Another network's layers are others: its default then.
+        same = (self.name or base.name, self.weights or base.weights) == (base.name, base.weights)
+        return BackboneConfig(
+            name=self.name or base.name,
+            weights=self.weights or base.weights,
+            layer=self.layer if self.layer is not None or not same else base.layer,
+            max_size=self.max_size or base.max_size,
+            precision=base.precision,
+        )
+
+
+@dataclass
+class LiftArguments:
+    """Lift a 2D backbone's features into existing Gaussians by solving for them; no training.
+
+    Give one of --export, --load-config, or --ply with --data. The result is an export folder as fit3d-export writes.
+    """
+
+    export: Path | None = None
+    """A folder that fit3d-export or fit3d-lift wrote, e.g. runs/room."""
+    load_config: Path | None = None
+    """The config.yml of a run of a fit3d method or splatfacto."""
+    ply: Path | None = None
+    """A standard 3DGS .ply, with --data."""
+    data: Path | None = None
+    """The capture that the .ply was trained on: a folder with transforms.json (nerfstudio) or sparse/0 (COLMAP)."""
+    dataparser_transforms: Path | None = None
+    """For a .ply in nerfstudio's frame (ns-export gaussian-splat): the dataparser_transforms.json of its run. None: it
+    is in the capture's own frame (COLMAP's world), as other trainers write it."""
+    rasterize_mode: RasterizeMode = "classic"
+    """How the Gaussians of the .ply were trained."""
+    images_root: Path | None = None
+    """Where the images of --export are now, if they moved."""
+    output_dir: Path = Path("runs")
+    """Where the scene's folder is made."""
+    name: str | None = None
+    """Name of that folder and of the scene; default: that of the export, run or capture."""
+    feature_dim: int | Literal["full"] = 64
+    """Channels per Gaussian: principal components of the features, or full for all of the backbone's channels (for 384
+    six times the size)."""
+    feature_storage: FeatureStorage = "fp16"
+    """How features are kept: int8 (one scale per channel) takes half the room of fp16 and needs a fit3d that reads
+    export format version 2."""
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    solver: LiftOptions = field(default_factory=LiftOptions)
+    cache_dir: Path | None = None
+    """Where feature maps are kept between runs; None means $FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
+
+
+@exits_on_input_error
+def run(arguments: LiftArguments) -> Path:
+    """Lift as the arguments say; returns the folder that was written."""
+    if isinstance(arguments.feature_dim, int) and arguments.feature_dim < 1:
+        raise InputError(f"--feature-dim is {arguments.feature_dim}; give at least 1, or full.")
+    _check_solver(arguments.solver)
+    scene, base = _source(arguments)
+    directory = arguments.output_dir / (arguments.name or scene.name)
+    if arguments.export is not None and directory.resolve() == arguments.export.resolve():
+        raise InputError(f"{directory} is the export to lift from; give another --output-dir or --name.")
+    feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = arguments.backbone.over(base)
+    if arguments.name is not None:
+        scene = LiftScene(**{**vars(scene), "name": arguments.name})
+    gaussians, report = lift_scene(scene, config, feature_dim, arguments.solver, device, arguments.cache_dir)
+    gaussians.stored_as(arguments.feature_storage).save(directory, extra_files={REPORT_FILE: report_bytes(report)})
+    logger.info("Lifted in %.1f s (features of the photos aside) -> %s", report["seconds"], directory)
+    return directory
+
+
+def _check_solver(options: LiftOptions) -> None:
+    limits = {"regularization": 0.0, "tolerance": 0.0, "max_iterations": 0, "reweightings": 0, "min_weight": 0.0}
+    for name, least in limits.items():
+        if not getattr(options, name) >= least:
+            raise InputError(f"--solver.{name.replace('_', '-')} is {getattr(options, name)}; give at least {least}.")
+    if options.robust_scale is not None and not options.robust_scale > 0:
+        raise InputError(f"--solver.robust-scale is {options.robust_scale}; give a positive number, or None for none.")
+
+
+def _source(arguments: LiftArguments) -> tuple[LiftScene, BackboneConfig]:
+    """The scene, and the backbone that fills in for what the user did not choose."""
+    given = [arguments.export, arguments.load_config, arguments.ply]
+    if sum(value is not None for value in given) != 1:
+        raise InputError("give one of --export (a folder), --load-config (a config.yml), or --ply with --data.")
+    if (arguments.ply is None) != (arguments.data is None):
+        raise InputError("--ply and --data go together: Gaussians, and the capture that they were trained on.")
+    if arguments.export is not None:
+        scene, info = scene_from_export(arguments.export, arguments.images_root)
+        return scene, _config_of(info, arguments)
+    # Cameras of runs and captures are nerfstudio's to read; exports do not need it.
+    from fit3d_ns.method.runs import scene_from_ply, scene_from_run
+
+    if arguments.load_config is not None:
+        return scene_from_run(arguments.load_config)
+    assert arguments.ply is not None
+    assert arguments.data is not None
+    scene = scene_from_ply(arguments.ply, arguments.data, arguments.dataparser_transforms, arguments.rasterize_mode)
+    return scene, BackboneConfig()
+
+
+def _config_of(info: BackboneInfo, arguments: LiftArguments) -> BackboneConfig:
+    if info.weights not in ("hub", "offline", "random") and arguments.backbone.weights is None:
+        raise InputError(
+            f"{arguments.export} was made with weights from a file: give it again with --backbone.weights, or others."
+        )
+    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer)
+
+
+def main() -> None:
+    """Console script `fit3d-lift`."""
+    run(tyro.cli(Annotated[LiftArguments, tyro.conf.arg(name="")]))
+
+
+if __name__ == "__main__":
+    main()

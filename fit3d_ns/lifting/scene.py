@@ -1,0 +1,287 @@
+"""Lifting a backbone's features into any scene of Gaussians with posed photos: splats and views in, an export out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fit3d_ns.capture.images import load_image, load_mask
+from fit3d_ns.capture.lens import undistort, undistort_mask
+from fit3d_ns.common.console import logger
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size
+from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
+from fit3d_ns.lifting.maps import LiftedFeatures, fit_space, lift_feature_maps
+from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry, View, cell_weights, patch_operator
+from fit3d_ns.lifting.solver import DEFAULT_OPTIONS, LiftOptions
+from fit3d_ns.rasterization import rasterization
+from fit3d_ns.scene.description import BackboneInfo, RasterizeMode, SceneInfo, Split, ViewInfo, resolve
+from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.scene.ply import Splats
+
+REPORT_FILE = "lifting.json"
+"""Beside the export: how the features came about."""
+
+FEWEST_SEEN = 0.02
+"""Less than this share of Gaussians in view means that Gaussians and cameras are not in the same frame."""
+
+
+LEAST_PSNR = 12.0
+"""Below this many dB between rendered and true colours, Gaussians and photos hardly belong together."""
+
+SPLITS: tuple[Split, ...] = ("train", "eval")
+
+_COMPARED_VIEWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LiftScene:
+    """Gaussians without features, and the photos to take features from."""
+
+    name: str
+    splats: Splats
+    views: tuple[ViewInfo, ...]
+    """Their `grid` does not matter: it follows from the backbone."""
+    images_root: Path
+    units: str
+    transform: np.ndarray
+    """[3, 4], as in `SceneInfo`."""
+    scale: float
+    rasterize_mode: RasterizeMode
+
+    def geometry(self, device: torch.device | str = "cpu") -> tuple[Geometry, Tensor]:
+        """The Gaussians' shape, and their SH coefficients [N, K, 3]."""
+        names = ("means", "quats", "scales", "opacities", "sh")
+        means, quats, scales, opacities, sh = (torch.from_numpy(getattr(self.splats, name)) for name in names)
+        return Geometry(means, quats, scales, opacities, self.rasterize_mode).to(device), sh.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class PosedMaps:
+    """Views with the backbone's features of their photos."""
+
+    views: list[ViewInfo]
+    photos: Sequence[np.ndarray]
+    """Undistorted, uint8 RGB."""
+    maps: FeatureMaps
+    cameras: list[View]
+    """At the size that the backbone sees."""
+
+
+def posed_maps(
+    scene: LiftScene,
+    split: Split,
+    config: BackboneConfig,
+    device: torch.device | str = "cpu",
+    cache_dir: Path | None = None,
+) -> PosedMaps:
+    """The backbone's features of a split of the views, from the cache where they are there; see `lift_scene`."""
+    views = [view for view in scene.views if view.split == split]
+    photos = _Photos(views, scene.images_root)
+    maps = extract_feature_maps(photos, config, cache_dir, device, [view.path for view in views])
+    identity = backbone_fingerprint(config)
+    pairs = zip(views, maps.grid_sizes, strict=True)
+    return PosedMaps(views, photos, maps, [_camera(view, grid, scene.images_root, identity) for view, grid in pairs])
+
+
+def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple[LiftScene, BackboneInfo]:
+    """The scene of an export folder, and the backbone whose features it holds.
+
+    Raises:
+        InputError: the export or its images are not as they should be.
+    """
+    gaussians = FeatureGaussians.load(directory, images_root)
+    names = [field.name for field in dataclasses.fields(Splats)]
+    scene = gaussians.scene
+    splats = Splats(**{name: getattr(gaussians, name).numpy() for name in names})
+    root = Path(scene.images_root)
+    return LiftScene(
+        scene.scene, splats, scene.views, root, scene.units, scene.transform, scene.scale, scene.rasterize_mode
+    ), scene.backbone
+
+
+def lift_scene(
+    scene: LiftScene,
+    config: BackboneConfig,
+    feature_dim: int | None = 64,
+    options: LiftOptions = DEFAULT_OPTIONS,
+    device: torch.device | str = "cpu",
+    cache_dir: Path | None = None,
+) -> tuple[FeatureGaussians, dict[str, Any]]:
+    """Lift the backbone's features of the training views into the scene's Gaussians.
+
+    Args:
+        scene: Gaussians and views.
+        config: the backbone.
+        feature_dim: channels per Gaussian (principal components), or None for all of the backbone's.
+        options: of the solver.
+        device: where the backbone runs and the features are solved.
+        cache_dir: of feature maps, see `extract_feature_maps`.
+
+    Returns:
+        The scene with features, on the CPU, and a report for `REPORT_FILE`.
+
+    Raises:
+        InputError: no training views, or Gaussians that hardly any of them sees.
+    """
+    parts = {split: posed_maps(scene, split, config, device, cache_dir) for split in SPLITS}
+    train, held_out = parts["train"], parts["eval"]
+    if not train.views:
+        raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
+    geometry, sh = scene.geometry(device)
+    psnr = _color_psnr(geometry, sh, train)
+    if psnr < LEAST_PSNR:
+        logger.warning(
+            "The Gaussians of %s render to %.1f dB of its photos: they may not be in the cameras' frame, and features "
+            "are worth nothing then. Give the capture that they were trained on (for a .ply that nerfstudio exported "
+            "also --dataparser-transforms).",
+            scene.name,
+            psnr,
+        )
+    start = time.monotonic()
+    space = fit_space(train.maps, feature_dim)
+    logger.info(
+        "Features: %d channels of %d, which hold %.1f %% of the variance.",
+        len(space.scales),
+        len(space.mean),
+        100 * space.explained,
+    )
+    lifted = lift_feature_maps(geometry, train.cameras, train.maps, space, options)
+    seconds = time.monotonic() - start
+    seen = float(lifted.seen.float().mean())
+    if seen < FEWEST_SEEN:
+        raise InputError(
+            f"the views of {scene.name} see {100 * seen:.1f} % of its Gaussians: Gaussians and cameras are not in the "
+            "same frame; give the capture that the Gaussians were trained on (for a .ply that nerfstudio exported also "
+            "--dataparser-transforms)."
+        )
+    report = {
+        "views": len(train.views),
+        "feature_dim": len(space.scales),
+        "explained_variance": space.explained,
+        "gaussians": len(geometry),
+        "psnr": psnr,
+        "unseen_gaussians": int((~lifted.seen).sum()),
+        "iterations": lifted.iterations,
+        "cosine": lifted.cosine,
+        "seconds": round(seconds, 3),
+        "options": dataclasses.asdict(options),
+    }
+    if held_out.views:
+        report["held_out_cosine"] = held_out_cosine(geometry, lifted, held_out.cameras, held_out.maps)
+        logger.info("Held-out views: cosine %.3f.", report["held_out_cosine"])
+    pairs = [pair for part in parts.values() for pair in zip(part.views, part.cameras, strict=True)]
+    grids = {view.path: camera.grid for view, camera in pairs}
+    identity = backbone_fingerprint(config)
+    info = SceneInfo(
+        scene=scene.name,
+        backbone=BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__}),
+        decoder="linear",
+        decoder_resolution="patch",
+        num_gaussians=len(geometry),
+        feature_dim=len(space.scales),
+        channels=len(space.mean),
+        units=scene.units,
+        transform=scene.transform,
+        scale=scene.scale,
+        rasterize_mode=scene.rasterize_mode,
+        images_root=str(scene.images_root),
+        views=tuple(dataclasses.replace(view, grid=grids[view.path]) for view in scene.views),
+    )
+    splats = {field.name: torch.from_numpy(getattr(scene.splats, field.name)) for field in dataclasses.fields(Splats)}
+    return FeatureGaussians(**splats, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
+
+
+def report_bytes(report: dict[str, Any]) -> bytes:
+    """The content of `REPORT_FILE`."""
+    return (json.dumps(report, indent=1) + "\n").encode()
+
+
+def held_out_cosine(geometry: Geometry, lifted: LiftedFeatures, views: Sequence[View], maps: Sequence[Tensor]) -> float:
+    """Mean cosine between rendered and true features of `views` over all cells that count."""
+    space = lifted.space.to(lifted.features.device)
+    weights = cell_weights(views, lifted.features.device)
+    rendered = patch_operator(geometry, views).apply(lifted.features * space.scales)
+    true = torch.cat([values.to(rendered.device, torch.float32).reshape(-1, len(space.mean)) for values in maps])
+    cosines = F.cosine_similarity(space.decode(rendered), true, dim=-1)
+    return float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
+
+
+@torch.no_grad()
+def _color_psnr(geometry: Geometry, sh: Tensor, posed: PosedMaps) -> float:
+    """PSNR (dB) of a few rendered views, their errors pooled; sh: [N, K, 3]."""
+    errors = []
+    for index in range(0, len(posed.views), -(-len(posed.views) // _COMPARED_VIEWS)):
+        view = posed.cameras[index]
+        image, _, _ = rasterization(
+            geometry.means,
+            geometry.quats,
+            geometry.scales,
+            geometry.opacities,
+            sh,
+            view.world_to_camera.to(sh)[None],
+            view.K.to(sh)[None],
+            view.width,
+            view.height,
+            near_plane=NEAR_PLANE,
+            sh_degree={1: 0, 4: 1, 9: 2, 16: 3}[sh.shape[1]],
+            rasterize_mode=geometry.rasterize_mode,
+        )
+        photo = cv2.resize(posed.photos[index], (view.width, view.height), interpolation=cv2.INTER_AREA)
+        errors.append((image[0].clamp(0, 1).cpu() - torch.from_numpy(photo) / 255).square().mean())
+    return float(-10 * torch.log10(torch.stack(errors).mean().clamp_min(1e-10)))
+
+
+class _Photos(Sequence[np.ndarray]):
+    """The undistorted photos of views, uint8 RGB, read when asked for."""
+
+    def __init__(self, views: Sequence[ViewInfo], root: Path) -> None:
+        self.views, self.root = views, root
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        view = self.views[index]
+        image = load_image(resolve(view.path, self.root))
+        if image.shape[:2] != (view.height, view.width):
+            raise InputError(
+                f"image {resolve(view.path, self.root)} is {image.shape[1]}x{image.shape[0]} where its camera says "
+                f"{view.width}x{view.height}; restore the image that the scene was made from."
+            )
+        return np.ascontiguousarray(undistort(image, view.K, view.distortion, view.camera_model)[0])
+
+
+def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> View:
+    """The view at the size that the backbone sees it: every patch is then a square of whole pixels."""
+    K, width, height = view.pinhole()
+    seen_height, seen_width = input_size(height, width, identity["patch_size"], identity["max_size"])
+    K = np.diag([seen_width / width, seen_height / height, 1.0]) @ K
+    mask = None
+    if view.mask_path is not None:
+        pixels = undistort_mask(load_mask(resolve(view.mask_path, root)), view.K, view.distortion, view.camera_model)
+        share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (seen_height, seen_width))
+        mask = share[..., 0]
+    pose = torch.from_numpy(view.world_to_camera)
+    return View(pose.float(), torch.from_numpy(K).float(), seen_width, seen_height, grid, mask)

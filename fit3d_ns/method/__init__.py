@@ -1,0 +1,1 @@
+"""The nerfstudio method. Only this folder and `commands` know nerfstudio."""

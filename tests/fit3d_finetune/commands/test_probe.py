@@ -1,0 +1,214 @@
+"""fit3d-probe as a user runs it: the whole way on a tiny scene, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fit3d_finetune.commands.probe import ProbeArguments, main, run
+from fit3d_finetune.probing.results import ProbeResults
+from tests.fit3d_finetune.probing.scenes import (
+    BACKBONE,
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    change_transforms,
+    write_finetuned,
+    write_scene,
+)
+
+ARMS = ["original", "fine-tuned", "2D control", "original + fine-tuned", "original + 2D control"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("probe")
+    return {
+        "train": write_scene(root / "train", seed=1),
+        "test": write_scene(root / "test", views=4, seed=2),
+        "finetuned": write_finetuned(root / "finetuned", noise=0.01),
+        "control": write_finetuned(root / "control", noise=0.02),
+    }
+
+
+def call_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["fit3d-probe", *map(str, arguments)])
+    main()
+
+
+def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_main(
+        monkeypatch,
+        *("--finetuned", folders["finetuned"], "--control", folders["control"], "--iterations", "20"),
+        *("--train-data", folders["train"], "--test-data", f"scene:{folders['test']}", "--seeds", "0", "1"),
+        *("--device", "cpu", "--output-dir", tmp_path / "out"),
+    )
+    results = ProbeResults.load(tmp_path / "out/results.json")
+    assert [arm.name for arm in results.arms] == ARMS
+    assert results.protocol == "fast"
+    assert results.seeds == [0, 1]
+    assert results.classes == CLASSES
+    assert results.test_images == [f"test/frame_{index:03d}" for index in range(4)]
+    assert set(results.counted_classes) <= {0, 1, 2}
+    assert results.counted_classes
+    for part in (results.segmentation, results.depth, results.nearest_neighbours, results.consistency):
+        assert list(part) == ARMS
+    assert np.shape(results.segmentation["fine-tuned"].accuracy_per_image) == (2, 4)
+    assert np.isfinite(results.depth["2D control"].rmse).all()
+    assert sum(results.consistency["original"].pairs) == 6
+    assert len({result.rmse[0] for result in results.depth.values()}) == 5, "arms differ"
+    assert {c.metric for c in results.comparisons} == {
+        *("pixel accuracy", "RMSE", "nearest-neighbour accuracy", "correspondence recall")
+    }
+    assert [c.arm for c in results.comparisons if c.metric == "RMSE"] == ARMS[1:]
+    assert all(c.baseline == "original" for c in results.comparisons)
+    hashes = {name: backbone["weights_sha256"] for name, backbone in results.backbones.items()}
+    assert len(set(hashes.values())) == 3
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    tables = {"segmentation", "classes", "depth", "nearest_neighbours", "consistency"}
+    assert written >= {"results.json", "report.html", *(f"{name}.csv" for name in tables)}
+    assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 5 * 2
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(name in page for name in (*ARMS[:3], *CLASSES))
+
+
+def test_the_same_seeds_give_the_same_figures_and_a_seed_does_not_depend_on_the_others(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    def figures(seeds: tuple[int, ...]) -> ProbeResults:
+        return run(
+            ProbeArguments(
+                test_data=(str(folders["test"]),),
+                train_data=(str(folders["train"]),),
+                backbone=BACKBONE,
+                tasks=("segmentation", "depth"),
+                iterations=10,
+                seeds=seeds,
+                device="cpu",
+                output_dir=tmp_path / "out",
+            )
+        )
+
+    first, second, alone = figures((0, 1)), figures((0, 1)), figures((1,))
+    assert [arm.name for arm in first.arms] == ["original"]
+    assert first.segmentation == second.segmentation
+    assert first.depth == second.depth
+    assert first.depth["original"].rmse[0] != first.depth["original"].rmse[1]
+    assert alone.depth["original"].rmse[0] == pytest.approx(first.depth["original"].rmse[1], rel=1e-4)
+
+
+def test_the_paper_protocol_runs_with_its_windows_and_flips(tmp_path: Path) -> None:
+    results = run(
+        ProbeArguments(
+            test_data=(str(write_scene(tmp_path / "test", views=1)),),
+            train_data=(str(write_scene(tmp_path / "train", views=1)),),
+            backbone=BACKBONE,
+            tasks=("segmentation", "depth"),
+            protocol="paper",
+            iterations=1,
+            seeds=(0,),
+            device="cpu",
+            output_dir=tmp_path / "out",
+        )
+    )
+    assert results.protocol == "paper"
+    assert np.isfinite(results.segmentation["original"].miou).all()
+    assert np.isfinite(results.depth["original"].rmse).all()
+
+
+def test_consistency_alone_needs_neither_training_data_nor_labels(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene")
+    change_transforms(scene, drop=["semantic_file_path"])
+    (scene / "classes.json").unlink()
+    results = run(
+        ProbeArguments(
+            test_data=(str(scene),), backbone=BACKBONE, tasks=("consistency",), device="cpu", output_dir=tmp_path / "o"
+        )
+    )
+    recall = results.consistency["original"].recall
+    assert sum(results.consistency["original"].pairs) == 15
+    assert not results.segmentation
+    assert not results.depth
+    assert results.classes == []
+    assert np.nanmin(recall) >= 0
+    assert np.nanmax(recall) <= 1
+
+
+def small(*arguments: str | Path) -> list[str | Path]:
+    backbone = ("--backbone.name", "test_vit", "--backbone.weights", "random")
+    return [*backbone, "--iterations", "2", "--device", "cpu", *arguments]
+
+
+def test_bad_arguments_end_with_code_2_and_one_sentence(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test, tuned = folders["train"], folders["test"], folders["finetuned"]
+    both = ("--train-data", train, "--test-data", test)
+    other = write_scene(tmp_path / "other")
+    (other / "classes.json").write_text(json.dumps(["sky", "wall", "door"]))
+    bare = write_scene(tmp_path / "bare")
+    change_transforms(bare, drop=["semantic_file_path", "depth_file_path"])
+    cases = [
+        (("--test-data",), "--test-data is empty"),
+        ((*both, "--tasks"), "--tasks is empty: give at least one of segmentation"),
+        (("--test-data", test, "--tasks"), "--tasks is empty: give at least one of segmentation"),
+        (("--test-data", test), "--train-data is empty"),
+        ((*both, "--seeds"), "--seeds is empty"),
+        ((*both, "--iterations", "0"), "--iterations must be at least 1, not 0"),
+        ((*both, "--max-depth", "0"), "--max-depth must be a number of metres above 0"),
+        ((*both, "--max-depth", "nan"), "--max-depth must be a number of metres above 0"),
+        ((*both, "--max-depth", "1"), "no training image has a depth of at most 1 m"),
+        ((*both, "--finetuned", tmp_path), "is not a fine-tuned backbone (no fit3d.json)"),
+        ((*both, "--control", tuned), "--control needs --finetuned"),
+        ((*both, "--finetuned", tuned, "--control", tmp_path / "none"), "is not a fine-tuned backbone"),
+        (("--train-data", train, "--test-data", tmp_path / "none"), "none holds no images"),
+        (("--train-data", train, "--test-data", other), "have different class lists"),
+        (("--train-data", train, "--test-data", bare, "--tasks", "segmentation"), "--tasks segmentation needs labels"),
+        (("--train-data", bare, "--test-data", test, "--tasks", "depth"), "--tasks depth needs depth, which"),
+        (("--test-data", bare, "--tasks", "consistency"), "--tasks consistency needs depth and undistorted cameras"),
+    ]
+    for arguments, sentence in cases:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            call_main(monkeypatch, *small(*arguments), "--output-dir", tmp_path / "out")
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert caught.value.code == 2, arguments
+        assert len(said) == 1, (arguments, said)
+        assert sentence in said[0], arguments
+        assert not (tmp_path / "out").exists(), "nothing is written"
+
+
+def test_bad_labels_anywhere_stop_the_run_before_anything_is_encoded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test = write_scene(tmp_path / "train"), write_scene(tmp_path / "test", views=2)
+    Image.fromarray(np.full((HEIGHT, WIDTH), 9, np.uint8)).save(train / "semantic/frame_005.png")
+    with pytest.raises(SystemExit) as caught:
+        call_main(monkeypatch, *small("--train-data", train, "--test-data", test), "--output-dir", tmp_path / "out")
+    assert caught.value.code == 2
+    assert "frame_005.png holds class 9, but there are 3 classes" in capsys.readouterr().err
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_a_control_of_another_backbone_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from fit3d_ns.common.errors import InputError
+
+    other = write_finetuned(tmp_path / "other", 0.01, replace(BACKBONE, layer=1))
+    arguments = ProbeArguments(
+        test_data=(str(folders["test"]),),
+        train_data=(str(folders["train"]),),
+        finetuned=folders["finetuned"],
+        control=other,
+        device="cpu",
+    )
+    with pytest.raises(InputError, match="started from another backbone than --finetuned"):
+        run(arguments)

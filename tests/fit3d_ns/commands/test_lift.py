@@ -1,0 +1,225 @@
+"""fit3d-lift on exports, runs and .ply files: the same features by every way, and clear words about bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fit3d_ns.commands.export import export_run
+from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
+from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.method.runs import scene_from_ply
+from fit3d_ns.scene.gaussians import FeatureGaussians
+from tests.fit3d_ns.method.colmap_model import write_colmap_model
+from tests.fit3d_ns.method.runs import make_config, train
+from tests.scenes import write_capture
+
+TINY = BackboneChoice(name="vit_tiny_patch16_224", weights="random")
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_capture(tmp_path_factory.mktemp("capture") / "scene", distortion=(0.05, -0.02), masks=True)
+
+
+@pytest.fixture(scope="module")
+def run_folder(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    return train(make_config(capture, folder, steps=40, feature_lift="solve")).base_dir
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_run(run_folder / "config.yml", tmp_path_factory.mktemp("runs"))
+
+
+def relative_difference(first: Path, second: Path) -> float:
+    a, b = (FeatureGaussians.load(path).features for path in (first, second))
+    return float((a - b).norm() / b.norm())
+
+
+def test_an_export_a_run_and_a_ply_lead_to_the_same_features(
+    exported: Path, run_folder: Path, capture: Path, tmp_path: Path
+) -> None:
+    from_export = run(LiftArguments(export=exported, output_dir=tmp_path / "a"))
+    from_run = run(LiftArguments(load_config=run_folder / "config.yml", output_dir=tmp_path / "b"))
+    from_ply = run(
+        LiftArguments(
+            ply=exported / "splat.ply",
+            data=capture,
+            dataparser_transforms=run_folder / "dataparser_transforms.json",
+            backbone=TINY,
+            output_dir=tmp_path / "c",
+        )
+    )
+    assert relative_difference(from_run, from_export) < 0.02
+    assert relative_difference(from_ply, from_export) < 0.02
+    # The method solves at the photos' own size, the tool at the backbone's: near, not equal.
+    assert relative_difference(from_export, exported) < 0.3
+    original, lifted = FeatureGaussians.load(exported), FeatureGaussians.load(from_export)
+    for name in ("means", "quats", "scales", "opacities", "sh"):
+        torch.testing.assert_close(getattr(lifted, name), getattr(original, name))
+    assert lifted.scene.backbone == original.scene.backbone
+    assert [view.grid for view in lifted.scene.views] == [view.grid for view in original.scene.views]
+
+
+def test_full_width_is_an_identity_decoder_that_fits_no_worse(exported: Path, tmp_path: Path) -> None:
+    full = run(LiftArguments(export=exported, feature_dim="full", output_dir=tmp_path / "full"))
+    few = run(LiftArguments(export=exported, feature_dim=4, output_dir=tmp_path / "few"))
+    gaussians = FeatureGaussians.load(full)
+    assert gaussians.scene.feature_dim == gaussians.scene.channels == 192
+    assert torch.equal(gaussians.decoder["weight"], torch.eye(192))
+    reports = [json.loads((folder / "lifting.json").read_text()) for folder in (full, few)]
+    assert reports[0]["cosine"] > reports[1]["cosine"]
+    assert reports[0]["explained_variance"] == 1 > reports[1]["explained_variance"]
+    assert {"held_out_cosine", "unseen_gaussians", "psnr"} <= reports[0].keys()
+
+
+def test_int8_features_are_those_of_fp16_to_half_a_step(exported: Path, run_folder: Path, tmp_path: Path) -> None:
+    lifted = [
+        run(LiftArguments(export=exported, feature_storage=storage, output_dir=tmp_path / storage))
+        for storage in ("fp16", "int8")
+    ]
+    trained = [exported, export_run(run_folder / "config.yml", tmp_path / "runs", 0, feature_storage="int8")]
+    for half, whole in (lifted, trained):
+        first, second = (FeatureGaussians.load(path) for path in (half, whole))
+        assert [g.scene.feature_storage for g in (first, second)] == ["fp16", "int8"]
+        largest = first.features.abs().amax(0)
+        # Half a step, and what half precision is off itself; solves are repeatable.
+        bound = largest * (0.5 / 127 + 2.0**-11) + 1e-6
+        assert bool(((first.features - second.features).abs() <= bound).all())
+        assert (whole / "gaussians.safetensors").stat().st_size < (half / "gaussians.safetensors").stat().st_size
+
+
+def test_another_layer_gives_other_features_under_its_own_name(exported: Path, tmp_path: Path) -> None:
+    lifted = run(LiftArguments(export=exported, backbone=BackboneChoice(layer=5), output_dir=tmp_path, name="layer 5"))
+    scene = FeatureGaussians.load(lifted).scene
+    assert (scene.scene, scene.backbone.layer, lifted.name) == ("layer 5", 5, "layer 5")
+    assert relative_difference(lifted, exported) > 0.1
+
+
+def test_choices_fill_in_from_where_the_scene_comes() -> None:
+    base = BackboneConfig(name="a", weights="offline", layer=3, max_size=500)
+    assert BackboneChoice().over(base) == base
+    assert BackboneChoice(layer=5).over(base).layer == 5
+    assert BackboneChoice(name="b").over(base).layer is None, "another network has other layers"
+
+
+def test_exports_are_lifted_without_nerfstudio(exported: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'nerfstudio': raise ImportError('blocked')\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+        "from fit3d_ns.commands.lift import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "--export", str(exported), "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert FeatureGaussians.load(tmp_path / exported.name).features.any()
+
+
+# ---- frames
+
+
+def true_poses(capture: Path) -> dict[str, np.ndarray]:
+    """World-to-camera (OpenCV) by image name, in the frame of transforms.json."""
+    frames = json.loads((capture / "transforms.json").read_text())["frames"]
+    flip = np.diag([1.0, -1, -1, 1])
+    return {Path(f["file_path"]).name: np.linalg.inv(np.array(f["transform_matrix"]) @ flip) for f in frames}
+
+
+@pytest.mark.parametrize("kind", ["transforms.json", "colmap"])
+def test_without_a_transform_the_ply_is_in_the_captures_own_frame(kind: str, exported: Path, tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "scene")
+    expected = true_poses(folder)
+    if kind == "colmap":
+        write_colmap_model(folder)
+        (folder / "transforms.json").unlink()
+    scene = scene_from_ply(exported / "splat.ply", folder)
+    assert len(scene.views) == len(expected) == 10
+    for view in scene.views:
+        np.testing.assert_allclose(view.world_to_camera, expected[Path(view.path).name], atol=2e-5)
+    assert {view.split for view in scene.views} == {"train", "eval"}
+
+
+def test_with_nerfstudios_transform_the_views_are_those_of_the_run(
+    exported: Path, run_folder: Path, capture: Path
+) -> None:
+    scene = scene_from_ply(exported / "splat.ply", capture, run_folder / "dataparser_transforms.json")
+    expected = {view.path: view for view in FeatureGaussians.load(exported).scene.views}
+    assert len(expected) == len(scene.views)
+    for view in scene.views:
+        np.testing.assert_allclose(view.world_to_camera, expected[view.path].world_to_camera, atol=2e-5)
+        assert view.split == expected[view.path].split
+        np.testing.assert_allclose(view.distortion, expected[view.path].distortion)
+        assert view.mask_path == expected[view.path].mask_path
+
+
+def test_gaussians_in_another_frame_than_the_cameras_are_noticed(
+    exported: Path, capture: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("fit3d"), "propagate", True)
+    wrong = tmp_path / "wrong.json"
+    turned = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]
+    wrong.write_text(json.dumps({"transform": turned, "scale": 30.0}))
+    arguments = LiftArguments(
+        ply=exported / "splat.ply",
+        data=capture,
+        dataparser_transforms=wrong,
+        backbone=TINY,
+        output_dir=tmp_path / "runs",
+    )
+    with contextlib.suppress(SystemExit):  # refused if hardly any Gaussian is seen; warned of in any case
+        run(arguments)
+    assert "dataparser-transforms" in caplog.text
+
+
+# ---- bad input
+
+
+def refused(arguments: LiftArguments, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_what_does_not_go_together_is_refused(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ply = exported / "splat.ply"
+    assert "give one of --export" in refused(LiftArguments(), capsys)
+    assert "give one of --export" in refused(LiftArguments(export=exported, load_config=Path("c.yml")), capsys)
+    assert "--ply and --data" in refused(LiftArguments(ply=ply), capsys)
+    assert "does not exist" in refused(LiftArguments(load_config=Path("nowhere/config.yml")), capsys)
+    assert "neither a transforms.json nor" in refused(LiftArguments(ply=ply, data=exported), capsys)
+    assert "--feature-dim" in refused(LiftArguments(export=exported, feature_dim=0), capsys)
+    same = LiftArguments(export=exported, output_dir=exported.parent)
+    assert "another --output-dir" in refused(same, capsys)
+
+
+def test_a_damaged_transform_is_refused(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"transform": [[1, 0], [0, 1]], "scale": 1}')
+    arguments = LiftArguments(ply=exported / "splat.ply", data=tmp_path, dataparser_transforms=path)
+    assert "3x4 transform" in refused(arguments, capsys)
+
+
+def test_a_refused_lift_leaves_no_folder(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(exported, broken)
+    (broken / "gaussians.safetensors").write_bytes(b"no")
+    assert "damaged" in refused(LiftArguments(export=broken, output_dir=tmp_path / "runs"), capsys)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,155 @@
+"""`ns-viewer` on a trained run, looked at in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import viser.transforms as vtf
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
+from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.viewer.utils import CameraState, get_camera
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+from fit3d_ns.method.cameras import world_to_camera
+from fit3d_ns.method.model import Fit3DModel
+from tests.console_scripts import train_briefly
+from tests.fit3d_ns.method.browser import CHROMIUM, ViewerPage, open_page, running_viewer
+from tests.scenes import write_capture
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: no `chromium` on the PATH")
+
+CLICK = (0.6, 0.6)
+"""Where the tests click, in fractions of the scene's width and height."""
+HEIGHT = 512
+BACKGROUND = (38, 42, 55)
+"""nerfstudio's viewer shows this colour where no Gaussian is."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("viewer")
+    return train_briefly(write_capture(folder / "scene", size=(224, 168), points=2000), folder / "outputs")
+
+
+@pytest.fixture(scope="module")
+def model(config: Path) -> Fit3DModel:
+    """The run's model in this process, to know what the page ought to show."""
+    _, pipeline, _, _ = eval_setup(config, test_mode="test")
+    model = pipeline.model
+    assert isinstance(model, Fit3DModel)
+    model.set_background(torch.tensor(BACKGROUND) / 255)
+    return model
+
+
+@pytest.fixture(scope="module")
+def shared_page(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewerPage]:
+    folder = tmp_path_factory.mktemp("page")
+    with running_viewer(config, folder / "ns-viewer.log") as address, open_page(address, folder) as page:
+        page.press("Hide Train Cams")
+        yield page
+
+
+@pytest.fixture
+def page(shared_page: ViewerPage) -> ViewerPage:
+    """The page with the output type rgb and no point picked."""
+    if "similarity" in shared_page.output_types():
+        shared_page.press("Similarity: clear")
+    shared_page.choose_output("rgb")
+    return shared_page
+
+
+def _camera(page: ViewerPage) -> Cameras:
+    """The camera of the page, in the scene's own units."""
+    pose = page.camera
+    rotation = vtf.SO3(wxyz=np.array(pose["wxyz"])) @ vtf.SO3.from_x_radians(np.pi)
+    position = np.array(pose["position"]) / VISER_NERFSTUDIO_SCALE_RATIO
+    camera_to_world = torch.from_numpy(np.column_stack([rotation.as_matrix(), position]))
+    state = CameraState(pose["fov"], pose["aspect"], camera_to_world, CameraType.PERSPECTIVE)
+    return get_camera(state, HEIGHT, int(HEIGHT * pose["aspect"]))
+
+
+def _rendered(model: Fit3DModel, page: ViewerPage, output: str) -> np.ndarray:
+    """What the model itself renders for the page's camera [H, W, 3] in 0..255, coloured as in the viewer."""
+    values = model.get_outputs_for_camera(_camera(page))[output]
+    return (255 * apply_colormap(values, ColormapOptions(normalize=True))).numpy()
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean difference (0..255) of two pictures of any size, apart from fine detail and the axes in a corner."""
+    a, b = (cv2.resize(x.astype(np.float32), (40, 40), interpolation=cv2.INTER_AREA) for x in (a, b))
+    difference = np.abs(a - b)
+    return float(np.concatenate([difference[:32].ravel(), difference[32:, 8:].ravel()]).mean())
+
+
+def _wait_until_shown(page: ViewerPage, expected: np.ndarray, instead_of: np.ndarray | None = None) -> None:
+    """Wait for a canvas that resembles `expected`, far more than a flat colour or the picture before does."""
+    flat = np.broadcast_to(expected.mean((0, 1)), expected.shape)
+    others = [flat] if instead_of is None else [flat, instead_of]
+    limit = min(5.0, *(0.3 * _difference(other, expected) for other in others))
+    assert limit > 1, page.evidence(f"what is expected looks much like what it must differ from ({limit:.2f})")
+    page.wait_until(
+        lambda: _difference(page.screenshot(), expected),
+        lambda difference: difference < limit,
+        f"the expected picture (difference below {limit:.1f})",
+    )
+
+
+def _pick_point(page: ViewerPage) -> None:
+    page.press("Similarity: pick a point")
+
+    def click() -> list[str]:
+        page.click_scene(*CLICK)  # without effect until the page has heard that clicks are wanted
+        return page.output_types()
+
+    page.wait_until(click, lambda names: "similarity" in names, "the output similarity")
+
+
+def test_the_page_shows_what_the_model_renders(page: ViewerPage, model: Fit3DModel) -> None:
+    _wait_until_shown(page, _rendered(model, page, "rgb"))
+
+
+def test_choosing_feature_pca_changes_the_picture(page: ViewerPage, model: Fit3DModel) -> None:
+    _wait_until_shown(page, _rendered(model, page, "rgb"))
+    page.choose_output("feature_pca")
+    _wait_until_shown(page, _rendered(model, page, "feature_pca"), instead_of=_rendered(model, page, "rgb"))
+
+
+def test_a_click_shows_the_similarity_to_the_clicked_point(page: ViewerPage, model: Fit3DModel) -> None:
+    assert "similarity" not in page.output_types()
+    _pick_point(page)
+    page.choose_output("similarity")
+
+    camera = _camera(page)
+    column, row = int(CLICK[0] * int(camera.width)), int(CLICK[1] * int(camera.height))
+    ray = torch.linalg.inv(camera.get_intrinsics_matrices()[0]) @ torch.tensor([column + 0.5, row + 0.5, 1.0])
+    rotation = world_to_camera(camera.camera_to_worlds)[0, :3, :3]
+    model.feature_viewer.pick(camera.camera_to_worlds[0, :, 3], rotation.T @ ray)
+    expected = _rendered(model, page, "similarity")
+    at_click = float(model.get_outputs_for_camera(camera)["similarity"][row, column])
+    model.feature_viewer.clear_query()
+
+    assert at_click > 0.95
+    _wait_until_shown(page, expected, instead_of=_rendered(model, page, "rgb"))
+
+
+def test_clearing_the_similarity_goes_back_to_rgb(page: ViewerPage, model: Fit3DModel) -> None:
+    _pick_point(page)
+    page.choose_output("similarity")
+    page.press("Similarity: clear")
+    page.wait_until(page.output_types, lambda names: "similarity" not in names, "a list without similarity")
+    _wait_until_shown(page, _rendered(model, page, "rgb"))
+
+
+def test_refitting_changes_the_colours_of_feature_pca(page: ViewerPage, model: Fit3DModel) -> None:
+    page.choose_output("feature_pca")
+    before = _rendered(model, page, "feature_pca")
+    _wait_until_shown(page, before)
+    page.press("Refit PCA colours")
+    model.feature_viewer.refit()
+    _wait_until_shown(page, _rendered(model, page, "feature_pca"), instead_of=before)
