@@ -17,13 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.metrics import (
-    VOID,
-    confusion_matrix,
-    counted_classes,
-    iou_per_class,
-    pixel_accuracy,
-)
+from fit3d_finetune.probing.data.labelled_images import VOID
+from fit3d_finetune.probing.metrics import confusion_matrix, counted_classes, iou_per_class, pixel_accuracy
 from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
 from fit3d_ns.common.console import progress
 from fit3d_ns.common.errors import InputError
