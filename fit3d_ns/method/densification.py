@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
+from torch import Tensor
 
 
 @dataclass
@@ -53,13 +54,25 @@ class CappedStrategy(DefaultStrategy):
         budget = self.cap_max - len(params["means"])
         if budget <= 0:
             return 0, 0
+        thresholds = self.grow_grad2d, self.grow_scale2d
+        # Whoever has a high gradient is cloned or split; whoever is large on screen is split, even if it was just
+        # cloned. Each adds one.
         gradients = state["grad2d"] / state["count"].clamp_min(1)
-        threshold, stop_iter = self.grow_grad2d, self.refine_scale2d_stop_iter
-        if int((gradients > threshold).sum()) > budget:
-            self.grow_grad2d = float(gradients.topk(budget + 1).values[-1])
-            self.refine_scale2d_stop_iter = 0  # splitting by size on screen would go past the budget
+        self.grow_grad2d = _exceeded_by(budget, gradients, self.grow_grad2d)
+        if step < self.refine_scale2d_stop_iter:
+            high = gradients > self.grow_grad2d
+            large = torch.exp(params["scales"]).amax(dim=-1) > self.grow_scale3d * state["scene_scale"]
+            others = state["radii"].where(~(high & large), 0.0)
+            self.grow_scale2d = _exceeded_by(budget - int(high.sum()), others, self.grow_scale2d)
         try:
             grown: tuple[int, int] = super()._grow_gs(params, optimizers, state, step)
         finally:
-            self.grow_grad2d, self.refine_scale2d_stop_iter = threshold, stop_iter
+            self.grow_grad2d, self.grow_scale2d = thresholds
         return grown
+
+
+def _exceeded_by(most: int, values: Tensor, threshold: float) -> float:
+    """The lowest threshold, from the given one up, that at most so many of the values [N] exceed."""
+    if int((values > threshold).sum()) <= most:
+        return threshold
+    return float(values.topk(most + 1).values[-1])
