@@ -23,7 +23,7 @@ from torch import Tensor
 from fit3d_ns.capture.lens import undistorted_camera
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import backbone_fingerprint, grid_size
+from fit3d_ns.features.backbone import InputRule, backbone_fingerprint, grid_size, rule_of
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.datamanager import Fit3DDataset
 from fit3d_ns.method.model import Fit3DModel
@@ -144,7 +144,8 @@ def _views(
         _pose(model, parsed.cameras[index : index + 1], index if split == "train" else None)
         for index in range(len(parsed.image_filenames))
     ]
-    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"])
+    rule = rule_of(identity["input_rule"])
+    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"], rule)
 
 
 def view_infos(
@@ -154,6 +155,7 @@ def view_infos(
     root: Path,
     patch_size: int,
     max_size: int | None,
+    rule: InputRule = "nearest",
 ) -> list[ViewInfo]:
     """A dataparser's images as the files are on disk, with world-to-camera `poses` [4, 4].
 
@@ -188,7 +190,7 @@ def view_infos(
                 mask_path=None if mask is None else relative_to_root(mask, root),
                 split=split,
                 sha256=file_sha256(path),
-                grid=grid_size(seen_height, seen_width, patch_size, max_size),
+                grid=grid_size(seen_height, seen_width, patch_size, max_size, rule),
             )
         )
     return views
