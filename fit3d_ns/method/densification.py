@@ -18,15 +18,33 @@ class CappedStrategy(DefaultStrategy):
     """
 
     grow_grad2d: float = 0.0002
+    grow_scale2d: float = 0.05
     refine_scale2d_stop_iter: int = 0
     cap_max: int = 1_000_000
     """Densification stops at this many Gaussians."""
+    reset_at_start: bool = True
+    """Whether step 0 counts among the steps that reset the opacities, as in gsplat 1.4 but not in 3DGS."""
 
     @classmethod
-    def like(cls, strategy: DefaultStrategy, cap_max: int) -> CappedStrategy:
-        """With the settings of another one, and a bound."""
+    def like(cls, strategy: DefaultStrategy, **changes: Any) -> CappedStrategy:
+        """With the settings of another one, but for some."""
         given = {field.name: getattr(strategy, field.name) for field in fields(strategy)}
-        return cls(**{**given, "verbose": False}, cap_max=cap_max)
+        return cls(**{**given, "verbose": False, **changes})
+
+    def step_post_backward(
+        self,
+        params: Any,
+        optimizers: Any,
+        state: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        if step == 0 and not self.reset_at_start:
+            if self.refine_stop_iter > 0:
+                self._update_state(params, state, info, packed)
+            return
+        super().step_post_backward(params, optimizers, state, step, info, packed)
 
     @torch.no_grad()
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:

@@ -100,8 +100,10 @@ def compare_images(predicted: Tensor, target: Tensor, border: Border = "valid") 
     """
     if border == "zeros":
         # Within a frame of zeros the windows that fit are those that are centred on a pixel.
-        framed = [F.pad(image, (0, 0, *[_WINDOW // 2] * 4)) for image in (predicted, target)]
-        inside, share = compare_images(*framed), framed[0].numel() / predicted.numel()
+        frame = (0, 0, *[_WINDOW // 2] * 4)
+        inside = compare_images(F.pad(predicted, frame), F.pad(target, frame))
+        height, width = predicted.shape[:2]
+        share = (height + _WINDOW - 1) * (width + _WINDOW - 1) / (height * width)
         return ImageDifference(inside.l1 * share, inside.ssim, inside.squared * share)
     small = min(predicted.shape[:2]) < _WINDOW
     if predicted.device.type != "cpu" or small or predicted.dtype != torch.float32:
