@@ -18,7 +18,7 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.common.randomness import RandomStream
 from fit3d_ns.method.feature_solve import solve_model_features
-from fit3d_ns.method.optimizers import Fit3DOptimizers
+from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
 from fit3d_ns.method.pipeline import Fit3DPipeline
 
 OWN_STATE = "fit3d"
@@ -70,9 +70,9 @@ class Fit3DTrainer(Trainer):
             return super().train_iteration(step)
 
     def setup_optimizers(self) -> Optimizers:
-        return Fit3DOptimizers(
-            self.config.optimizers.copy(), self.pipeline.get_param_groups(), self.config.logging.steps_per_log
-        )
+        optimizers = dict(self.config.optimizers)
+        optimizers["means"] = in_units_of(self.pipeline.model.extent, optimizers["means"])
+        return Fit3DOptimizers(optimizers, self.pipeline.get_param_groups(), self.config.logging.steps_per_log)
 
     def train(self) -> None:
         threads = torch.get_num_threads()
