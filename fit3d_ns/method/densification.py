@@ -55,6 +55,8 @@ class CappedStrategy(DefaultStrategy):
         """
         assert not packed, "only the rasteriser's unpacked layout [C, N, ...] is supported"
         radii, means2d = info["radii"], info[self.key_for_gradient]
+        if radii.shape != means2d.shape[:-1]:
+            raise ValueError(f"radii are {list(radii.shape)}, not [C, N]: install gsplat 1.4 (1.5 gives two columns).")
         gradients = means2d.absgrad if self.absgrad else means2d.grad
         width, height, count = info["width"], info["height"], info["n_cameras"]
         seen = radii > 0
