@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.names import check_name, skeleton
 from fit3d_ns.features.weights import WeightFile, find_weights, load_weights, read_folder_config, weights_folder
 
@@ -165,16 +166,13 @@ def grid_size(height: int, width: int, patch_size: int, max_size: int | None) ->
 
 
 def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:
-    """Build the backbone with its weights, in eval mode."""
+    """Build the backbone with its weights, in eval mode; the caller's random state stays as it is."""
     plan = _plan(config)
     source = find_weights(config.weights, plan.name, plan.pretrained_cfg)
-    if source.kind == "random":
-        # The same weights every time, without touching the caller's random state.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = _create(plan)
-    else:
+    with preserved_random_state():
+        torch.manual_seed(0)  # random weights are the same every time
         model = _create(plan)
+    if source.kind != "random":
         load_weights(model, source)
     identity = _identity(config, plan, source)
     layer = f"block {identity.layer} (0-based) of {plan.blocks}"
