@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,31 +10,26 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-import yaml
-from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.colormaps import apply_depth_colormap
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from torch import Tensor
 
-from fit3d_ns.capture.lens import undistorted_camera
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import backbone_fingerprint, grid_size
+from fit3d_ns.features.backbone import backbone_fingerprint, rule_of
 from fit3d_ns.method.cameras import world_to_camera
+from fit3d_ns.method.captures import view_infos
 from fit3d_ns.method.datamanager import Fit3DDataset
 from fit3d_ns.method.model import Fit3DModel
-from fit3d_ns.method.model_config import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipeline
-from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo, file_sha256, relative_to_root
+from fit3d_ns.method.runs import finished_runs, read_config, require_checkpoint
+from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.storage import FeatureStorage
 
 PREVIEW_FILE = "previews.png"
-
-_CAMERA_MODELS = {CameraType.PERSPECTIVE.value: "OPENCV", CameraType.FISHEYE.value: "OPENCV_FISHEYE"}
 
 
 @dataclass
@@ -144,54 +138,8 @@ def _views(
         _pose(model, parsed.cameras[index : index + 1], index if split == "train" else None)
         for index in range(len(parsed.image_filenames))
     ]
-    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"])
-
-
-def view_infos(
-    parsed: DataparserOutputs,
-    poses: Sequence[np.ndarray],
-    split: Split,
-    root: Path,
-    patch_size: int,
-    max_size: int | None,
-) -> list[ViewInfo]:
-    """A dataparser's images as the files are on disk, with world-to-camera `poses` [4, 4].
-
-    Raises:
-        InputError: a camera is neither perspective nor fisheye.
-    """
-    masks: Sequence[Path | None] = parsed.mask_filenames or [None] * len(parsed.image_filenames)
-    views = []
-    for index, (path, mask) in enumerate(zip(parsed.image_filenames, masks, strict=True)):
-        camera = parsed.cameras[index : index + 1]
-        model_name = _CAMERA_MODELS.get(int(camera.camera_type.item()))
-        if model_name is None:
-            raise InputError(
-                f"camera of {path} is neither perspective nor fisheye: only these two can be exported; "
-                "resample the images with a pinhole camera first."
-            )
-        K = camera.get_intrinsics_matrices()[0].double().numpy()
-        width, height = int(camera.width.item()), int(camera.height.item())
-        distortion = np.zeros(6)
-        if camera.distortion_params is not None:
-            distortion = camera.distortion_params[0].double().numpy()
-        _, seen_width, seen_height = undistorted_camera(K, distortion, width, height, model_name)
-        views.append(
-            ViewInfo(
-                path=relative_to_root(path, root),
-                width=width,
-                height=height,
-                K=K,
-                distortion=distortion,
-                camera_model=model_name,
-                world_to_camera=poses[index],
-                mask_path=None if mask is None else relative_to_root(mask, root),
-                split=split,
-                sha256=file_sha256(path),
-                grid=grid_size(seen_height, seen_width, patch_size, max_size),
-            )
-        )
-    return views
+    rule = rule_of(identity["input_rule"])
+    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"], rule)
 
 
 def _pose(model: Fit3DModel, camera: Cameras, train_index: int | None) -> np.ndarray:
@@ -226,62 +174,6 @@ def _png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def read_config(path: Path) -> TrainerConfig:
-    """The configuration of a fit3d run.
-
-    Raises:
-        InputError: not there, not a nerfstudio configuration, or of another method.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give --load-config the config.yml that ns-train wrote.")
-    try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{path} is not a configuration that this nerfstudio can read ({error}).") from error
-    if not isinstance(config, TrainerConfig) or not isinstance(config.pipeline.model, Fit3DModelConfig):
-        raise InputError(f"{path} is not the config.yml of a fit3d method: train with ns-train fit3d-features first.")
-    return config
-
-
-def require_checkpoint(path: Path, config: TrainerConfig) -> int:
-    """The last step that was saved.
-
-    Raises:
-        InputError: there is no checkpoint.
-    """
-    folder = path.parent / config.relative_model_dir
-    steps = [int(checkpoint.stem.removeprefix("step-")) for checkpoint in folder.glob("step-*.ckpt")]
-    if not steps:
-        raise InputError(f"{folder} has no checkpoint: train the run of {path} until it saves one.")
-    return max(steps)
-
-
-def finished_runs(folder: Path) -> list[Path]:
-    """The config.yml of the newest finished fit3d run of each scene under `folder`.
-
-    Raises:
-        InputError: there is none.
-    """
-    newest: dict[str, Path] = {}
-    for path in sorted(folder.rglob("config.yml"), key=lambda path: path.parent.name):  # names are time stamps
-        try:
-            config = read_config(path)
-            last = require_checkpoint(path, config)
-        except InputError as error:
-            logger.info("Left out: %s", error)
-            continue
-        if last < config.max_num_iterations - 1:
-            logger.info("Left out: %s stopped at step %d of %d.", path, last, config.max_num_iterations)
-            continue
-        scene = config.experiment_name or path.parent.name
-        if scene in newest:
-            logger.info("Left out: %s, for there is a newer run of %s.", newest[scene], scene)
-        newest[scene] = path
-    if not newest:
-        raise InputError(f"{folder} has no finished fit3d run: give --all the --output-dir of ns-train (outputs/).")
-    return list(newest.values())
 
 
 @exits_on_input_error

@@ -18,6 +18,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from fit3d_ns.capture.checks import check_posed_images, check_transforms
 from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.randomness import generator_state, set_generator_state
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
 from fit3d_ns.features.pca import PCABasis, fit_pca
@@ -221,6 +222,20 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         batch = _Batch(self.cached_train[index], self.train_features)
         batch["image"] = batch["image"].to(self.device)
         return self._train_views[index], batch
+
+    def train_order_state(self) -> dict[str, Any]:
+        """Which views come next, and the generator that shuffles them, for an exact resume."""
+        generator = getattr(self, "random_generator", None)  # nerfstudio has none where it samples by distance (fps)
+        return {
+            "unseen": list(self.train_unseen_cameras),
+            "generator": None if generator is None else generator_state(generator),
+        }
+
+    def load_train_order(self, state: dict[str, Any]) -> None:
+        """Go on with the views that `train_order_state` had next."""
+        self.train_unseen_cameras = [int(index) for index in state["unseen"]]
+        if state["generator"] is not None and hasattr(self, "random_generator"):
+            set_generator_state(self.random_generator, state["generator"])
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         camera, batch = super().next_eval_image(step)
