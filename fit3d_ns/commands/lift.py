@@ -14,7 +14,8 @@ from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.features.backbone import BackboneConfig, rule_of
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
-from fit3d_ns.scene.description import BackboneInfo, RasterizeMode
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.description import BackboneInfo
 from fit3d_ns.scene.storage import FeatureStorage
 
 
