@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import backbone_fingerprint
+from fit3d_ns.features.backbone import backbone_fingerprint, rule_of
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.captures import view_infos
 from fit3d_ns.method.datamanager import Fit3DDataset
@@ -138,7 +138,8 @@ def _views(
         _pose(model, parsed.cameras[index : index + 1], index if split == "train" else None)
         for index in range(len(parsed.image_filenames))
     ]
-    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"])
+    rule = rule_of(identity["input_rule"])
+    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"], rule)
 
 
 def _pose(model: Fit3DModel, camera: Cameras, train_index: int | None) -> np.ndarray:

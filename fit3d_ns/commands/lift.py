@@ -11,7 +11,7 @@ import tyro
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.features.backbone import BackboneConfig, rule_of
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
 from fit3d_ns.scene.description import BackboneInfo, RasterizeMode
@@ -41,6 +41,7 @@ class BackboneChoice:
             layer=self.layer if self.layer is not None or not same else base.layer,
             max_size=self.max_size or base.max_size,
             precision=base.precision,
+            input_rule=base.input_rule,
         )
 
 
@@ -138,7 +139,7 @@ def _config_of(info: BackboneInfo, arguments: LiftArguments) -> BackboneConfig:
         raise InputError(
             f"{arguments.export} was made with weights from a file: give it again with --backbone.weights, or others."
         )
-    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer)
+    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer, input_rule=rule_of(info.input_rule))
 
 
 def main() -> None:

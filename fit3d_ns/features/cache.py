@@ -32,6 +32,7 @@ from fit3d_ns.features.backbone import (
     grid_size,
     input_size,
     load_backbone,
+    rule_of,
 )
 
 # Raised whenever the same backbone and image would give other numbers than before.
@@ -155,7 +156,8 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     """The cache key of an image's features: a sha256 over all that decides them."""
     what = {key: value for key, value in fingerprint.items() if key not in _NOT_IN_KEY}
     height, width = image.shape[:2]
-    seen = input_size(height, width, fingerprint["patch_size"], fingerprint["max_size"])
+    rule = rule_of(fingerprint["input_rule"])
+    seen = input_size(height, width, fingerprint["patch_size"], fingerprint["max_size"], rule)
     head = {"version": FORMAT_VERSION, "backbone": what, "input_size": seen, "image": image.shape}
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -240,7 +242,8 @@ def _checked_image(image: Any, name: str) -> np.ndarray:
 
 def _map_shape(image: np.ndarray, fingerprint: dict[str, Any]) -> MapShape:
     height, width = image.shape[:2]
-    grid = grid_size(height, width, fingerprint["patch_size"], fingerprint["max_size"])
+    rule = rule_of(fingerprint["input_rule"])
+    grid = grid_size(height, width, fingerprint["patch_size"], fingerprint["max_size"], rule)
     return (*grid, int(fingerprint["embed_dim"]))
 
 

@@ -20,7 +20,7 @@ from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.capture.lens import undistort, undistort_mask
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size
+from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size, rule_of
 from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.lifting.maps import LiftedFeatures, fit_space, lift_feature_maps
@@ -276,7 +276,8 @@ class _Photos(Sequence[np.ndarray]):
 def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> View:
     """The view at the size that the backbone sees it: every patch is then a square of whole pixels."""
     K, width, height = view.pinhole()
-    seen_height, seen_width = input_size(height, width, identity["patch_size"], identity["max_size"])
+    rule = rule_of(identity["input_rule"])
+    seen_height, seen_width = input_size(height, width, identity["patch_size"], identity["max_size"], rule)
     K = np.diag([seen_width / width, seen_height / height, 1.0]) @ K
     mask = None
     if view.mask_path is not None:

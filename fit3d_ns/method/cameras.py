@@ -18,6 +18,12 @@ def pixel_grid(camera: Cameras, downscale: int) -> tuple[Tensor, int, int]:
     return K, width, height
 
 
+def camera_extent(camera_to_worlds: Tensor) -> float:
+    """How large 3DGS takes a scene to be: 1.1 times the largest distance of a camera [C, 3, 4] from their centre."""
+    positions = camera_to_worlds[:, :3, 3].double()
+    return 1.1 * float((positions - positions.mean(0)).norm(dim=-1).max())
+
+
 def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
     """View matrices [C, 4, 4] with OpenCV axes from nerfstudio's camera-to-world [C, 3, 4] with OpenGL axes.
 

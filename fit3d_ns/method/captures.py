@@ -18,7 +18,7 @@ from torch import Tensor
 from fit3d_ns.capture.checks import check_posed_images, check_transforms
 from fit3d_ns.capture.lens import undistorted_camera
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.features.backbone import grid_size
+from fit3d_ns.features.backbone import InputRule, grid_size
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.scene.description import Split, ViewInfo, file_sha256, relative_to_root
 
@@ -35,6 +35,7 @@ def view_infos(
     root: Path,
     patch_size: int,
     max_size: int | None,
+    rule: InputRule = "nearest",
 ) -> list[ViewInfo]:
     """A dataparser's images as the files are on disk, with world-to-camera `poses` [4, 4].
 
@@ -69,7 +70,7 @@ def view_infos(
                 mask_path=None if mask is None else relative_to_root(mask, root),
                 split=split,
                 sha256=file_sha256(path),
-                grid=grid_size(seen_height, seen_width, patch_size, max_size),
+                grid=grid_size(seen_height, seen_width, patch_size, max_size, rule),
             )
         )
     return views

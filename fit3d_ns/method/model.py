@@ -28,6 +28,12 @@ from fit3d_ns.rasterization import rasterization
 GEOMETRY = ("means", "scales", "quats", "opacities")
 """What says where a Gaussian is and how opaque; the rest is what it looks like."""
 
+_SCHEDULES: dict[str, dict[str, Any]] = {
+    "gsplat": {},
+    "3dgs": {"reset_at_start": False, "pause_refine_after_reset": 0},
+}
+"""What `densification` changes of splatfacto's settings."""
+
 
 class Fit3DModel(SplatfactoModel):
     """Splatfacto whose Gaussians carry `features` [N, feature_dim] and `feature_errors` [N, 1].
@@ -69,7 +75,10 @@ class Fit3DModel(SplatfactoModel):
             )
             self.strategy_state = self.strategy.initialize_state()
         else:
-            self.strategy = CappedStrategy.like(self.strategy, self.config.max_gs_num)
+            self.strategy = CappedStrategy.like(
+                self.strategy, cap_max=self.config.max_gs_num, **_SCHEDULES[self.config.densification]
+            )
+        self.extent = 1.0
         # The number of backbone channels is known once the features are (`set_feature_space`), or from the
         # checkpoint (`load_state_dict`).
         self._allocate_feature_space(channels=1)
@@ -98,6 +107,12 @@ class Fit3DModel(SplatfactoModel):
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
         self._allocate_feature_space(channels=dict["color_matrix"].shape[1])
         super().load_state_dict(dict, **kwargs)
+
+    def set_extent(self, extent: float) -> None:
+        """Measure the sizes of Gaussians and the steps of their positions in units of `extent` (see `scene_extent`)."""
+        self.extent = extent
+        if self.config.strategy == "default":
+            self.strategy_state["scene_scale"] = extent
 
     # ---- optimisation
 
@@ -218,12 +233,16 @@ class Fit3DModel(SplatfactoModel):
     def _render_features(
         self, gaussians: dict[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int
     ) -> dict[str, Tensor]:
-        if not self.config.couple_geometry:
-            gaussians = {name: v.detach() if name in GEOMETRY else v for name, v in gaussians.items()}
-            viewmat = viewmat.detach()
-        channels = torch.cat([gaussians["features"], gaussians["feature_errors"]], dim=1)
-        render = self.rasterize_channels(gaussians, channels, viewmat, K, width, height)
-        return {"features": render}
+        held = {name: v.detach() if name in GEOMETRY else v for name, v in gaussians.items()}
+        features, errors, size = gaussians["features"], gaussians["feature_errors"], (width, height)
+        if self.config.couple_geometry:
+            maps = [
+                self.rasterize_channels(gaussians, features, viewmat, K, *size),
+                self.rasterize_channels(held, errors, viewmat.detach(), K, *size),
+            ]
+            return {"features": torch.cat(maps, dim=-1)}
+        channels = torch.cat([features, errors], dim=1)
+        return {"features": self.rasterize_channels(held, channels, viewmat.detach(), K, *size)}
 
     def rasterize_channels(
         self, gaussians: dict[str, Tensor], channels: Tensor, viewmat: Tensor, K: Tensor, width: int, height: int
@@ -286,13 +305,16 @@ class Fit3DModel(SplatfactoModel):
         return photo
 
     def _difference(self, outputs: dict[str, Any], batch: dict[str, Any]) -> ImageDifference:
-        """How far the rendering is from the photo, masked pixels black in both (as in splatfacto)."""
+        """How far the rendering is from the photo, masked pixels as the configuration says (`masked_pixels`)."""
         if "difference" not in outputs:
             photo, rendered = self._photo(outputs, batch), outputs["rgb"]
             if "mask" in batch:
                 mask = self._downscale_if_required(batch["mask"]).to(self.device)
-                photo, rendered = photo * mask, rendered * mask
-            outputs["difference"] = compare_images(rendered, photo)
+                if self.config.masked_pixels == "rendered":
+                    photo = torch.where(mask > 0.5, photo, rendered.detach())
+                else:
+                    photo, rendered = photo * mask, rendered * mask
+            outputs["difference"] = compare_images(rendered, photo, self.config.ssim_border)
         difference: ImageDifference = outputs["difference"]
         return difference
 
@@ -323,6 +345,8 @@ class Fit3DModel(SplatfactoModel):
         if "features" in outputs:
             compared = compare_features(outputs["features"], batch, self.decoder, self.config.feature_supervision)
             loss, cosine = feature_loss(*compared.maps, self.config.feature_loss)
+            if self.config.masked_pixels == "rendered":
+                loss = loss * compared.weights.mean()  # the mean over all cells, those left out as zeros
             losses["feature_loss"] = self.config.feature_loss_weight * loss
             residual = compared.errors - (1 - cosine.detach())
             weights = compared.weights

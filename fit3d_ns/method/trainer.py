@@ -13,12 +13,13 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
+from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.common.randomness import RandomStream
 from fit3d_ns.method.feature_solve import solve_model_features
-from fit3d_ns.method.optimizers import Fit3DOptimizers
+from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
 from fit3d_ns.method.pipeline import Fit3DPipeline
 
 OWN_STATE = "fit3d"
@@ -70,9 +71,9 @@ class Fit3DTrainer(Trainer):
             return super().train_iteration(step)
 
     def setup_optimizers(self) -> Optimizers:
-        return Fit3DOptimizers(
-            self.config.optimizers.copy(), self.pipeline.get_param_groups(), self.config.logging.steps_per_log
-        )
+        optimizers = dict(self.config.optimizers)
+        optimizers["means"] = in_units_of(self.pipeline.model.extent, optimizers["means"])
+        return Fit3DOptimizers(optimizers, self.pipeline.get_param_groups(), self.config.logging.steps_per_log)
 
     def train(self) -> None:
         threads = torch.get_num_threads()
@@ -129,11 +130,18 @@ class Fit3DTrainer(Trainer):
         return {
             "random_stream": self.random_stream.state_dict(),
             "train_order": self.pipeline.datamanager.train_order_state(),
+            # The sums of gradients since the last densification.
+            "densification": dict(self.pipeline.model.strategy_state),
         }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         self.random_stream.load_state_dict(state["random_stream"])
         self.pipeline.datamanager.load_train_order(state["train_order"])
+        model = self.pipeline.model
+        # Only what this run's strategy keeps: it may be another one than the checkpoint's.
+        for name in model.strategy_state.keys() & state["densification"].keys():
+            value = state["densification"][name]
+            model.strategy_state[name] = value.to(model.device, copy=True) if isinstance(value, Tensor) else value
 
     def _write_checkpoint(self, path: Path, step: int) -> None:
         """nerfstudio's checkpoint with our own state as one more entry."""

@@ -23,6 +23,7 @@ from fit3d_ns.capture.checks import rotation_fault
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.storage import FeatureStorage
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -260,7 +261,7 @@ class _Reader:
 
 def _parse_scene(data: _Reader, version: int) -> SceneInfo:
     scene = SceneInfo(
-        scene=data.text("scene"),
+        scene=require_scene_name(data.text("scene"), f"{data.source}: 'scene'", data.remedy),
         backbone=_parse_backbone(data.child("backbone")),
         decoder=data.choice("decoder", get_args(DecoderKind)),
         decoder_resolution=data.choice("decoder_resolution", get_args(DecoderResolution)),
