@@ -280,7 +280,8 @@ def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[st
     K = np.diag([seen_width / width, seen_height / height, 1.0]) @ K
     mask = None
     if view.mask_path is not None:
-        pixels = undistort_mask(load_mask(resolve(view.mask_path, root)), view.K, view.distortion, view.camera_model)
+        pixels = load_mask(resolve(view.mask_path, root), (view.width, view.height))
+        pixels = undistort_mask(pixels, view.K, view.distortion, view.camera_model)
         share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (seen_height, seen_width))
         mask = share[..., 0]
     pose = torch.from_numpy(view.world_to_camera)
