@@ -71,9 +71,14 @@ def test_a_stream_survives_an_error_inside_it() -> None:
     seed_everything(7)
     expected = draws()
     seed_everything(7)
-    with pytest.raises(RuntimeError), RandomStream(1):
-        draws()
-        raise RuntimeError
+
+    def fail() -> None:
+        with RandomStream(1):
+            draws()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert draws() == expected
 
 
