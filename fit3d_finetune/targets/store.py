@@ -29,27 +29,31 @@ from fit3d_finetune.targets.files import (
     write_targets,
 )
 from fit3d_finetune.targets.novel_views import NovelView
+from fit3d_finetune.targets.rule import MIN_COVER, TargetRule
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask, resize_image
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, load_backbone
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.scene.description import ViewInfo, file_sha256, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_features, render_rgb
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TargetKind = Literal["gaussians", "mirror"]
 StoreKind = Literal["gaussians", "mirror", "original"]
-# Cells of which the Gaussians (or the mask) leave more than this uncovered do not count.
-MIN_COVER = 0.5
+AREA = TargetRule()
 
 
 @torch.no_grad()
 def rendered_target(
-    gaussians: FeatureGaussians, decoder: FeatureDecoder, view: ViewInfo, mask: Tensor | None
+    gaussians: FeatureGaussians,
+    decoder: FeatureDecoder,
+    view: ViewInfo,
+    mask: Tensor | None,
+    rule: TargetRule = AREA,
 ) -> Target:
     """Render the features of a view and bring them to the patch grid, undecoded where the decoder is linear.
 
@@ -58,6 +62,7 @@ def rendered_target(
         decoder: of the scene.
         view: one of its views.
         mask: [H, W] of the undistorted image, True where pixels count; None: all.
+        rule: how the rendering is brought to the view's patch grid.
 
     Returns:
         features [h, w, D] for a linear decoder, else decoded [h, w, C]; weights [h, w].
@@ -69,12 +74,11 @@ def rendered_target(
     if decoder.kind != "linear" and gaussians.scene.decoder_resolution == "pixel":
         features = decoder(features)
     counted = None if mask is None else mask[..., None].to(device, torch.float32)
-    pooled, share = pool_to_patch_grid(torch.cat([features, alpha], dim=-1), view.grid, counted)
+    pooled, share = rule.resample(torch.cat([features, alpha], dim=-1), view.grid, counted)
     features, cover = pooled[..., :-1], pooled[..., -1]
     if decoder.kind != "linear" and gaussians.scene.decoder_resolution == "patch":
         features = decoder(features)
-    seen = (cover >= MIN_COVER) & (share >= MIN_COVER)
-    return Target(features, torch.where(seen, share, 0.0))
+    return Target(features, rule.weights(share, cover))
 
 
 class TargetStore:
@@ -87,6 +91,7 @@ class TargetStore:
         kind: "gaussians" renders the scenes. "mirror" is the control without 3D: the features that the original
             `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
         backbone: of the exports; used by the last two only.
+        rule: on which patches targets lie, how they come there and which count.
     """
 
     def __init__(
@@ -96,8 +101,10 @@ class TargetStore:
         device: torch.device | str,
         kind: StoreKind,
         backbone: BackboneConfig,
+        rule: TargetRule = AREA,
     ) -> None:
-        self.scenes = list(scenes)
+        self.scenes = [rule.on_grid(scene) for scene in scenes]
+        self.rule = rule
         self.folder = folder
         self.device = device
         self.kind = kind
@@ -113,7 +120,7 @@ class TargetStore:
         """Make what is missing, as far as it may be kept, with a progress bar.
 
         Raises:
-            InputError: a scene in which no patch of any view counts.
+            InputError: a scene in which no patch of any view counts, or whose features are not finite.
         """
         start = time.perf_counter()
         with progress("scenes") as bar:
@@ -151,7 +158,8 @@ class TargetStore:
         """The input image [3, H, W] in 0..1 of a view, H and W patches; rendered for a novel view."""
         info = self.scenes[scene].views[view]
         if not isinstance(info, NovelView):
-            return load_pinhole_image(info, self.scenes[scene].images_root, self._image_size(scene, info))
+            size = self._image_size(scene, info)
+            return load_pinhole_image(info, self.scenes[scene].images_root, size, self.rule.resampling)
         stored = self._read(scene, view)
         image = self._rendered_image(scene, info) if stored is None else stored.image
         assert image is not None, "novel views are kept with their images"
@@ -180,9 +188,16 @@ class TargetStore:
                 return self._encoded(scene, view)
             info = self.scenes[scene].views[view]
             gaussians, decoder = self._load(scene)
-            target = rendered_target(gaussians, decoder, info, load_pinhole_mask(info, self.scenes[scene].images_root))
+            mask = load_pinhole_mask(info, self.scenes[scene].images_root)
+            target = rendered_target(gaussians, decoder, info, mask, self.rule)
             linear = None if decoder.bias is None else (decoder.weight, decoder.bias)
-            return self._with_image(scene, view, as_stored(target.features, target.weights, linear))
+            stored = as_stored(target.features, target.weights, linear)
+            if not bool(stored.decoded().features.isfinite().all()):
+                raise InputError(
+                    f"{self.scenes[scene].directory} gives a target that is not finite (view {view}, {info.path}): its "
+                    "features or its decoder are too large; train or lift the scene again."
+                )
+            return self._with_image(scene, view, stored)
 
     @torch.no_grad()
     def _encoded(self, scene: int, view: int) -> StoredTarget:
@@ -195,8 +210,8 @@ class TargetStore:
         mask = load_pinhole_mask(info, self.scenes[scene].images_root)
         weights = torch.ones(info.grid)
         if mask is not None:
-            share, _ = pool_to_patch_grid(mask[..., None].float(), info.grid)
-            weights = torch.where(share[..., 0] >= MIN_COVER, share[..., 0], 0.0)
+            share, _ = self.rule.resample(mask[..., None].float(), info.grid)
+            weights = self.rule.weights(share[..., 0])
         return self._with_image(scene, view, as_stored(maps[0].permute(1, 2, 0), weights, None))
 
     def _with_image(self, scene: int, view: int, target: StoredTarget) -> StoredTarget:
@@ -212,7 +227,8 @@ class TargetStore:
             gaussians, _ = self._load(scene)
             pose, K = (torch.from_numpy(a).float().to(self.device) for a in (view.world_to_camera, view.K))
             rgb, _ = render_rgb(gaussians, pose, K, view.width, view.height)
-        image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), self._image_size(scene, view))[0]
+        size = self._image_size(scene, view)
+        image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), size, self.rule.resampling)[0]
         return (image * 255).round().to(torch.uint8).contiguous()
 
     def _image_size(self, scene: int, view: ViewInfo) -> tuple[int, int]:
@@ -224,7 +240,8 @@ class TargetStore:
             self._loaded = None  # frees the last scene before the next is read
             gaussians = self.scenes[scene].load().to(self.device)
             info = gaussians.scene
-            decoder = FeatureDecoder(info.decoder, info.feature_dim, info.channels).to(self.device)
+            with preserved_random_state():  # its first weights are random, and not kept
+                decoder = FeatureDecoder(info.decoder, info.feature_dim, info.channels).to(self.device)
             decoder.load_state_dict(gaussians.decoder)
             self._loaded = (scene, gaussians, decoder)
         return self._loaded[1:]
@@ -240,6 +257,7 @@ class TargetStore:
             "gaussians": scene.gaussians_sha256,
             "masks": [file_sha256(mask) for mask in masks],
             "poses": [view.world_to_camera.tolist() for view in scene.views if isinstance(view, NovelView)],
+            "rule": dataclasses.asdict(self.rule),
             "min_cover": MIN_COVER,
         }
         if self.kind != "gaussians":

@@ -12,6 +12,7 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
+from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
@@ -133,11 +134,18 @@ class Fit3DTrainer(Trainer):
         return {
             "random_stream": self.random_stream.state_dict(),
             "train_order": self.pipeline.datamanager.train_order_state(),
+            # The sums of gradients since the last densification.
+            "densification": dict(self.pipeline.model.strategy_state),
         }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         self.random_stream.load_state_dict(state["random_stream"])
         self.pipeline.datamanager.load_train_order(state["train_order"])
+        model = self.pipeline.model
+        # Only what this run's strategy keeps: it may be another one than the checkpoint's.
+        for name in model.strategy_state.keys() & state["densification"].keys():
+            value = state["densification"][name]
+            model.strategy_state[name] = value.to(model.device, copy=True) if isinstance(value, Tensor) else value
 
     def _write_checkpoint(self, path: Path, step: int) -> None:
         """nerfstudio's checkpoint with our own state as one more entry."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 TILE_SIZE = 16
+RasterizeMode = Literal["classic", "antialiased"]
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 
@@ -47,7 +48,7 @@ def rasterization(
     render_mode: RenderMode = "RGB",
     sparse_grad: bool = False,
     absgrad: bool = False,
-    rasterize_mode: Literal["classic", "antialiased"] = "classic",
+    rasterize_mode: RasterizeMode = "classic",
     channel_chunk: int = 32,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render N Gaussians into C pinhole images. Differentiable in all tensors but `Ks`.
