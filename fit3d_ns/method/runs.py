@@ -7,57 +7,125 @@ dataparsers.
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModelConfig
-from torch import Tensor
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.lifting.scene import LiftScene
+from fit3d_ns.method.activation import activated
 from fit3d_ns.method.captures import dataparser_of, parsed_views, training_poses
 from fit3d_ns.method.config import fit3d_features  # also names the types in nerfstudio's checkpoints safe to load
+from fit3d_ns.method.config_file import load_config
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model_config import Fit3DModelConfig
-from fit3d_ns.scene.description import RasterizeMode, ViewInfo
-from fit3d_ns.scene.ply import Splats, read_splat_ply
+from fit3d_ns.method.model import Fit3DModelConfig
+from fit3d_ns.method.pipeline import Fit3DPipeline
+from fit3d_ns.method.run_folder import last_checkpoint, scene_of, use_found_paths
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.description import ViewInfo
+from fit3d_ns.scene.ply import read_splat_ply
 
 
 def read_config(path: Path, model: type[SplatfactoModelConfig] = Fit3DModelConfig) -> TrainerConfig:
     """The configuration of a run of a fit3d method, or of whatever has a `model` of this configuration.
 
+    Its relative paths are made absolute (`fit3d_ns.method.run_folder`), and what killed programs left beside it is
+    swept.
+
     Raises:
-        InputError: not there, not a nerfstudio configuration, or of another method.
+        InputError: not there, not a nerfstudio configuration, one that could run programs, or of another method.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give --load-config the config.yml that ns-train wrote.")
-    try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{path} is not a configuration that this nerfstudio can read ({error}).") from error
-    if isinstance(config, TrainerConfig) and isinstance(config.pipeline.model, model):
-        return config
+    config = load_config(path)
+    sweep_leftovers(path.parent)
+    manager, kind = config.pipeline.datamanager, FullImageDatamanagerConfig
     if model is Fit3DModelConfig:
-        raise InputError(f"{path} is not the config.yml of a fit3d method: train with ns-train fit3d-features first.")
-    raise InputError(f"{path} is not the config.yml of splatfacto or a fit3d method: features need Gaussians.")
+        kind, method = Fit3DDatamanagerConfig, "a fit3d method: train with ns-train fit3d-features first"
+    else:
+        method = "splatfacto or a fit3d method: features need Gaussians"
+    if not isinstance(config.pipeline.model, model) or not isinstance(manager, kind):
+        raise InputError(f"{path} is not the config.yml of {method}.")
+    _require_types(path, config)
+    use_found_paths(path, config)
+    return config
 
 
-def require_checkpoint(path: Path, config: TrainerConfig) -> int:
-    """The last step that was saved.
+def _require_types(path: Path, config: TrainerConfig) -> None:
+    """What is set up or read below is what its place is for; a configuration can be written by hand."""
+    manager, parts = config.pipeline.datamanager, config.pipeline
+    kinds: tuple[tuple[str, Any, Any], ...] = (
+        ("pipeline", parts, VanillaPipelineConfig),
+        ("pipeline.datamanager.dataparser", manager.dataparser, DataParserConfig),
+        ("pipeline.datamanager.data", manager.data, Path | str | None),
+        ("pipeline.datamanager.dataparser.data", manager.dataparser.data, Path | str),
+        ("pipeline.model.camera_optimizer", parts.model.camera_optimizer, CameraOptimizerConfig),
+        ("output_dir", config.output_dir, Path | str),
+        ("relative_model_dir", config.relative_model_dir, Path | str),
+        ("experiment_name", config.experiment_name, str | None),
+        ("method_name", config.method_name, str),
+        ("timestamp", config.timestamp, str),
+        ("data", config.data, Path | str | None),
+        ("max_num_iterations", config.max_num_iterations, int),
+    )
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise InputError(f"{path}: {name!r} is {value!r}; give the config.yml as ns-train wrote it.")
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """What is in a checkpoint, on the CPU.
 
     Raises:
-        InputError: there is no checkpoint.
+        InputError: it is damaged, or no checkpoint.
     """
-    folder = path.parent / config.relative_model_dir
-    steps = [int(checkpoint.stem.removeprefix("step-")) for checkpoint in folder.glob("step-*.ckpt")]
-    if not steps:
-        raise InputError(f"{folder} has no checkpoint: train the run of {path} until it saves one.")
-    return max(steps)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not isinstance(state.get("pipeline"), dict) or "step" not in state:
+            raise ValueError("no pipeline in it")
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{checkpoint} is no checkpoint of a Gaussian method ({_brief(error)}); train again."
+        ) from error
+    return state
+
+
+def load_pipeline(config: TrainerConfig, checkpoint: Path) -> Fit3DPipeline:
+    """The pipeline of a run of a fit3d method as its checkpoint left it, ready to render.
+
+    nerfstudio's `eval_setup`, but with a configuration that `read_config` has checked and the checkpoint that it is
+    told, where nerfstudio reads both again and looks for the checkpoint from the working folder.
+
+    Raises:
+        InputError: a damaged checkpoint, or a capture that is not as it should be.
+    """
+    state = load_state(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline: Fit3DPipeline = config.pipeline.setup(device=device, test_mode="test")
+    pipeline.eval()
+    try:
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{checkpoint} does not fit its configuration ({_brief(error)}): export it with the fit3d that wrote it."
+        ) from error
+    return pipeline
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def finished_runs(folder: Path) -> list[Path]:
@@ -70,14 +138,14 @@ def finished_runs(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("config.yml"), key=lambda path: path.parent.name):  # names are time stamps
         try:
             config = read_config(path)
-            last = require_checkpoint(path, config)
+            _, last = last_checkpoint(path, config)
+            scene = scene_of(path, config)
         except InputError as error:
             logger.info("Left out: %s", error)
             continue
         if last < config.max_num_iterations - 1:
             logger.info("Left out: %s stopped at step %d of %d.", path, last, config.max_num_iterations)
             continue
-        scene = config.experiment_name or path.parent.name
         if scene in newest:
             logger.info("Left out: %s, for there is a newer run of %s.", newest[scene], scene)
         newest[scene] = path
@@ -93,31 +161,28 @@ def scene_from_run(config_path: Path) -> tuple[LiftScene, BackboneConfig]:
         InputError: no such run, no checkpoint, or images that are not there.
     """
     config = read_config(config_path, SplatfactoModelConfig)
-    step = require_checkpoint(config_path, config)
-    path = config_path.parent / config.relative_model_dir / f"step-{step:09d}.ckpt"
+    path, _ = last_checkpoint(config_path, config)
+    state = load_state(path)["pipeline"]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
         parameters = {
             name: state[f"_model.gauss_params.{name}"].float()
             for name in ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
         }
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(f"{path} is no checkpoint of splatfacto or a fit3d method ({error}); train again.") from error
     manager = config.pipeline.datamanager
     parser = manager.dataparser
     if manager.data is not None:
         parser.data = Path(manager.data)
     views, root, outputs = parsed_views(parser, training_poses(config, state))
-    model = config.pipeline.model
     scene = LiftScene(
         name=config.experiment_name or config_path.parent.name,
-        splats=_splats(parameters, model.sh_degree),
+        splats=activated(parameters, config.pipeline.model),
         views=views,
         images_root=root,
         units="arbitrary",
         transform=outputs.dataparser_transform.double().numpy()[:3, :4],
         scale=float(outputs.dataparser_scale),
-        rasterize_mode=model.rasterize_mode,
     )
     is_ours = isinstance(manager, Fit3DDatamanagerConfig)
     return scene, manager.backbone if is_ours else fit3d_features.config.pipeline.datamanager.backbone
@@ -138,7 +203,7 @@ def scene_from_ply(
     Raises:
         InputError: whatever is missing or wrong.
     """
-    splats = read_splat_ply(ply)
+    splats = read_splat_ply(ply, rasterize_mode)
     if splats.sh.shape[1] > 16:
         raise InputError(f"{ply} has spherical harmonics of degree 4; exports hold degree 0 to 3.")
     transform, scale = _read_transforms(dataparser_transforms)
@@ -148,7 +213,7 @@ def scene_from_ply(
     for view in views:
         in_capture = _in_capture(view.world_to_camera, read, float(outputs.dataparser_scale))
         moved.append(_replaced(view, _from_capture(in_capture, transform, scale)))
-    folder = Path(data).absolute()
+    folder = Path(os.path.abspath(data))
     return LiftScene(
         name=(folder.parent if folder.suffix == ".json" else folder).name,
         splats=splats,
@@ -157,21 +222,6 @@ def scene_from_ply(
         units="arbitrary",
         transform=transform,
         scale=scale,
-        rasterize_mode=rasterize_mode,
-    )
-
-
-def _splats(parameters: dict[str, Tensor], sh_degree: int) -> Splats:
-    base = parameters["features_dc"]
-    if sh_degree == 0:
-        base = RGB2SH(torch.sigmoid(base))  # splatfacto keeps plain colours then
-    sh = torch.cat([base[:, None], parameters["features_rest"]], dim=1)
-    return Splats(
-        means=parameters["means"].numpy(),
-        quats=parameters["quats"].numpy(),
-        scales=torch.exp(parameters["scales"]).numpy(),
-        opacities=torch.sigmoid(parameters["opacities"]).squeeze(-1).numpy(),
-        sh=sh.numpy(),
     )
 
 
