@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from PIL import Image
 
 from fit3d_ns.commands.export import export_run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
-from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method.runs import scene_from_ply
 from fit3d_ns.scene.gaussians import FeatureGaussians
@@ -235,11 +235,13 @@ def test_a_refused_lift_leaves_no_folder(exported: Path, tmp_path: Path, capsys:
     ],
 )
 def test_a_mask_that_does_not_fit_is_named(
-    exported: Path, capture: Path, tmp_path: Path, mask: np.ndarray, complaint: str
+    exported: Path, capture: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], mask: np.ndarray, complaint: str
 ) -> None:
     moved = Path(shutil.copytree(capture, tmp_path / "moved"))
     spoilt = sorted((moved / "masks").iterdir())[3]
     Image.fromarray(mask).save(spoilt)
-    with pytest.raises(InputError, match=rf"mask .*{spoilt.name} {complaint}"):
-        run(LiftArguments(export=exported, images_root=moved, output_dir=tmp_path / "out"))
+    arguments = LiftArguments(export=exported, images_root=moved, output_dir=tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(arguments)
+    assert re.search(rf"error: mask .*{spoilt.name} {complaint}", capfd.readouterr().err)
     assert not (tmp_path / "out" / exported.name).exists()
