@@ -1,9 +1,9 @@
 """On a CUDA GPU: the features' part of a training step as published against ours, and lifting.
 
 Published (FiT3D): 64 channels rendered by gsplat's N-D path at full resolution, a 3x3 convolution to the backbone's
-channels, L1 at every pixel against the upsampled map, gradients also to the geometry. Ours, the default of
-`fit3d-features`: the same channels pooled to the patch grid, a linear decoder, cosine and L1 there, no gradients to the
-geometry. Same Gaussians, same view, alternately; camera and map are on the GPU before.
+channels, L1 at every pixel against the upsampled map. Ours, the default of `fit3d-features`: the same channels pooled
+to the patch grid, a linear decoder, cosine and L1 there. Neither gives the geometry a gradient. Same Gaussians, same
+view, alternately; camera and map are on the GPU before.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class FeatureStep:
         return FeatureStep(geometry, view, viewmat[None], K[None], target, features)
 
     def ours(self, decoder: FeatureDecoder) -> None:
-        seen, weights = pool_to_patch_grid(self._render(couple_geometry=False), self.view.grid)
+        seen, weights = pool_to_patch_grid(self._render(), self.view.grid)
         self._learn(feature_loss(decoder(seen), self.target, weights, "cosine+l1")[0], decoder)
 
     def published(self, decoder: FeatureDecoder) -> None:
-        seen = self._render(couple_geometry=True)
+        seen = self._render()
         target = upsample_to_pixels(self.target, self.view.height, self.view.width)
         self._learn(feature_loss(decoder(seen), target, seen.new_ones(seen.shape[:2]), "l1")[0], decoder)
 
-    def _render(self, couple_geometry: bool) -> Tensor:
+    def _render(self) -> Tensor:
         """[H, W, DIM]"""
-        shape = {name: getattr(self.geometry, name).detach().requires_grad_(couple_geometry) for name in GEOMETRY}
+        shape = {name: getattr(self.geometry, name).detach() for name in GEOMETRY}
         rendered, _, _ = rasterization(
             **shape,
             colors=self.features,

@@ -37,7 +37,7 @@ class ProbeArguments:
     train_data: tuple[str, ...] = ()
     """Where probes are trained; consistency alone needs none."""
     finetuned: Path | None = None
-    """A folder of fit3d-finetune: probes the original, the fine-tuned and both together."""
+    """A folder of fit3d-finetune: probes the original, the fine-tuned, both together, the original beside itself."""
     control: Path | None = None
     """A folder of fit3d-finetune --targets mirror: adds the control without 3D."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -116,8 +116,9 @@ _SHOWN = {
 
 
 def table(results: ProbeResults) -> Table:
-    """The arms side by side: mean ± standard deviation over seeds."""
-    shown = Table(title=f"{len(results.test_images)} test images, protocol {results.protocol}")
+    """The arms side by side: means over test scenes, ± standard deviation over seeds."""
+    scenes = f"{len(results.scenes)} scene{'s' if len(results.scenes) != 1 else ''}"
+    shown = Table(title=f"{len(results.test_images)} test images of {scenes}, protocol {results.protocol}")
     # Names stay whole where the terminal is narrow; figures wrap.
     shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
     metrics = [

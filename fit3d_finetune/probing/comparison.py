@@ -115,7 +115,7 @@ class Comparison:
         head = f"{self.metric}: {self.arm} against {self.baseline}"
         if not self.scenes:
             return f"{head}: nothing to compare."
-        figures = f"{self.write(self.before)} → {self.write(self.after)} {self.unit}"
+        figures = self.figures.removeprefix(self.metric).lstrip(" :")
         seeds = f", {self.seeds} seed{'s' if self.seeds != 1 else ''}" if self.seeds else ""
         counted = f"{self.frames} {'pairs of views' if self.task == 'consistency' else 'images'}{seeds}"
         if not self.tested:
@@ -126,15 +126,21 @@ class Comparison:
         )
 
     @property
+    def figures(self) -> str:
+        """E.g. "mIoU 39.4 → 41.9 %"."""
+        colon = ":" if self.metric.endswith("°") else ""
+        return f"{self.metric}{colon} {self.write(self.before)} → {self.write(self.after)} {self.unit}"
+
+    @property
     def by_scene(self) -> str:
         """E.g. "room_08 +1.2, room_09 −0.3 points"."""
-        each = [f"{scene.scene} {self._signed(scene.difference)}" for scene in self.scenes]
-        return f"{', '.join(each)} {self._difference_unit}"
+        each = [f"{scene.scene} {self.write_signed(scene.difference)}" for scene in self.scenes]
+        return f"{', '.join(each)} {self.difference_unit}"
 
     @property
     def interval(self) -> str:
         """E.g. "95 % interval +0.3 to +2.1"."""
-        return f"95 % interval {self._signed(self.confidence_low)} to {self._signed(self.confidence_high)}"
+        return f"95 % interval {self.write_signed(self.confidence_low)} to {self.write_signed(self.confidence_high)}"
 
     @property
     def p_words(self) -> str:
@@ -147,7 +153,17 @@ class Comparison:
 
     def write_difference(self, value: float) -> str:
         """A difference with its unit: "+2.5 points", "−0.031 m"."""
-        return f"{self._signed(value)} {self._difference_unit}"
+        return f"{self.write_signed(value)} {self.difference_unit}"
+
+    def write_signed(self, value: float) -> str:
+        """A difference without its unit."""
+        decimals = self._decimals + (1 if self.unit == "%" and abs(self._scale * value) < 0.1 else 0)
+        return number(self._scale * value, decimals, signed=True)
+
+    @property
+    def difference_unit(self) -> str:
+        """What differences are in."""
+        return "points" if self.unit == "%" else self.unit
 
     @property
     def _scale(self) -> float:
@@ -156,14 +172,6 @@ class Comparison:
     @property
     def _decimals(self) -> int:
         return 1 if self.unit == "%" else 3
-
-    @property
-    def _difference_unit(self) -> str:
-        return "points" if self.unit == "%" else self.unit
-
-    def _signed(self, value: float) -> str:
-        decimals = self._decimals + (1 if self.unit == "%" and abs(self._scale * value) < 0.1 else 0)
-        return number(self._scale * value, decimals, signed=True)
 
     def _counts(self) -> tuple[int, int]:
         """In how many scenes the arm is better and in how many worse."""

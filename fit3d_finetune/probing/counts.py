@@ -42,7 +42,7 @@ def counts_of(confusion: Array) -> tuple[Array, Array]:
 
 
 def to_sparse(counts: Array) -> list[Any]:
-    """Counts [..., classes, n] as nested lists of flat ones (class, n counts, class, ...); classes without are left out."""
+    """Counts [..., classes, n] as nested lists of flat ones (class, n counts, class, ...), without those that are 0."""
     if counts.ndim > 2:
         return [to_sparse(part) for part in counts]
     present = np.flatnonzero(counts.any(axis=1))

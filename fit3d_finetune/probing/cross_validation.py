@@ -12,12 +12,22 @@ variance between them goes into the tests of all folds (see `significance`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.probing.significance import Fold, compare_arms
 from fit3d_ns.common.errors import InputError
+
+_TASKS = ("segmentation", "depth", "nearest_neighbours", "consistency")
+_SAME: dict[str, Callable[[ProbeResults], object]] = {
+    "arms": lambda run: run.arms,
+    "seeds": lambda run: run.seeds,
+    "classes": lambda run: run.classes,
+    "tasks": lambda run: [bool(getattr(run, task)) for task in _TASKS],
+    "protocol": lambda run: run.protocol,
+}
+"""What runs have in common by which they can be pooled."""
 
 
 def folds_of(results: Sequence[ProbeResults]) -> list[Fold]:
@@ -69,13 +79,3 @@ def pool(results: Sequence[ProbeResults], pairs: Sequence[tuple[str, str]] | Non
         if name not in names:
             raise InputError(f"there is no arm “{name}” to compare; there are {', '.join(names)}.")
     return compare_arms(folds, pairs)
-
-
-_SAME = {
-    "arms": lambda run: run.arms,
-    "seeds": lambda run: run.seeds,
-    "classes": lambda run: run.classes,
-    "tasks": lambda run: [bool(getattr(run, task)) for task in _TASKS],
-    "protocol": lambda run: run.protocol,
-}
-_TASKS = ("segmentation", "depth", "nearest_neighbours", "consistency")

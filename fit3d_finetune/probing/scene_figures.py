@@ -107,6 +107,13 @@ def accuracy_sums(
     return found
 
 
+def iou_per_class(counts: ClassCounts) -> Array:
+    """Intersection over union [seeds, classes] of all images together; NaN where a class is nowhere."""
+    intersections, unions = counts.intersections.sum(axis=1), counts.unions.sum(axis=1)
+    found: Array = np.divide(intersections, unions, out=np.full(unions.shape, np.nan), where=unions > 0)
+    return found
+
+
 def value_sums(values: Array, members_of: Sequence[int], scenes: int) -> list[SceneSums]:
     """Means of values [seeds, n] that are known frame by frame (NaN: not), by the scene of each."""
     known = np.isfinite(values)
@@ -133,13 +140,11 @@ def figures_of(results: ProbeResults) -> list[Figure]:
         figures.append(Figure("nearest_neighbours", "kNN mIoU", "%", True, _nearest_neighbours))
     if results.consistency:
         index = shown_bin(results)
-        name = "recall"
-        if index is not None:
-            edges = next(iter(results.consistency.values())).angle_edges
-            name = f"recall at {edges[index]:g}–{edges[index + 1]:g}°"
-        figures.append(
-            Figure("consistency", name, "%", True, lambda found, arm: recall_sums(found, found.consistency[arm], index))
-        )
+
+        def recall(found: ProbeResults, arm: str) -> list[SceneSums]:
+            return recall_sums(found, found.consistency[arm], index)
+
+        figures.append(Figure("consistency", recall_name(results), "%", True, recall))
     return figures
 
 
@@ -150,6 +155,15 @@ def shown_bin(results: ProbeResults) -> int | None:
             if low <= 45 < high and not math.isnan(result.recall[index]):
                 return index
     return None
+
+
+def recall_name(results: ProbeResults) -> str:
+    """E.g. "recall at 30–60°"; "recall" where it is that of all pairs."""
+    index = shown_bin(results)
+    if index is None:
+        return "recall"
+    edges = next(iter(results.consistency.values())).angle_edges
+    return f"recall at {edges[index]:g}–{edges[index + 1]:g}°"
 
 
 def recall_sums(results: ProbeResults, result: ConsistencyResult, index: int | None) -> list[SceneSums]:

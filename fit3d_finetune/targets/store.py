@@ -33,6 +33,7 @@ from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask, resize_image
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, load_backbone
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.patch_grid import COUNTED_SHARE
@@ -233,7 +234,7 @@ class TargetStore:
             self._loaded = None  # frees the last scene before the next is read
             gaussians = self.scenes[scene].load().to(self.device)
             info = gaussians.scene
-            with torch.random.fork_rng(devices=[]):  # its first weights are random, and not kept
+            with preserved_random_state():  # its first weights are random, and not kept
                 decoder = FeatureDecoder(info.decoder, info.feature_dim, info.channels).to(self.device)
             decoder.load_state_dict(gaussians.decoder)
             self._loaded = (scene, gaussians, decoder)

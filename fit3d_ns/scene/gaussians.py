@@ -12,7 +12,9 @@ gaussians.safetensors holds the tensors of `FeatureGaussians`, float32 but for t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +26,13 @@ from torch import Tensor
 
 from fit3d_ns.common.atomic import atomic_directory
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.rasterization import RasterizeMode
 from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, readable_versions, resolve
+from fit3d_ns.scene.place import GAUSSIANS_FILE, SCENE_FILE, SPLAT_FILE, not_an_export, require_same_export
 from fit3d_ns.scene.ply import write_splat_ply
 from fit3d_ns.scene.splats import SH_DEGREES, TENSORS, Splats
 from fit3d_ns.scene.storage import FeatureStorage, dequantize, quantize
-
-SCENE_FILE = "scene.json"
-GAUSSIANS_FILE = "gaussians.safetensors"
-SPLAT_FILE = "splat.ply"
 
 _DECODER_PREFIX = "decoder."
 _SCALE = "features_scale"
@@ -77,13 +77,21 @@ class FeatureGaussians(Splats):
         """The same scene, for `save` to keep its features so."""
         return dataclasses.replace(self, scene=dataclasses.replace(self.scene, feature_storage=storage))
 
-    def save(self, directory: Path, extra_files: Mapping[str, bytes] | None = None) -> None:
+    def save(
+        self, directory: Path, extra_files: Mapping[str, bytes] | None = None, overwrite: bool = False
+    ) -> None:
         """Write the export to `directory`, atomically: an older export there stays until the new one is complete.
 
-        Quaternions are normalised. `extra_files` (file name -> content) are written beside the others.
+        Quaternions are normalised.
+
+        Args:
+            directory: must be free, or hold an export. Nothing but an export is ever replaced.
+            extra_files: file name -> content, written beside the others.
+            overwrite: whether an export with another scene.json or other tensors may be replaced.
 
         Raises:
-            InputError: the Gaussians are not fit to be exported, e.g. NaN from a diverged training.
+            InputError: the Gaussians are not fit to be exported, e.g. NaN from a diverged training; or something
+                stands at `directory` that must stay.
         """
         if set(extra_files or ()) & {SCENE_FILE, GAUSSIANS_FILE, SPLAT_FILE}:
             raise ValueError(f"extra_files must not replace {SCENE_FILE}, {GAUSSIANS_FILE} or {SPLAT_FILE}")
@@ -99,7 +107,10 @@ class FeatureGaussians(Splats):
         scene = SceneInfo.from_json(text.decode("utf-8"), directory / SCENE_FILE, _TRAIN_AGAIN)
         _validate(tensors, scene, f"cannot export to {directory}:", _TRAIN_AGAIN)
 
-        with atomic_directory(directory) as temporary:
+        obstacle = functools.partial(not_an_export, extra_files=tuple(extra_files or ()))
+        with atomic_directory(directory, obstacle) as temporary:
+            if not overwrite:
+                require_same_export(directory, text, tensors)
             (temporary / SCENE_FILE).write_bytes(text)
             metadata = {
                 "format": "pt",
@@ -125,6 +136,7 @@ class FeatureGaussians(Splats):
             InputError: whatever is wrong, and what to do.
         """
         directory = Path(directory)
+        sweep_leftovers(Path(os.path.abspath(directory)).parent)
         for name in (SCENE_FILE, GAUSSIANS_FILE):
             if not (directory / name).is_file():
                 raise InputError(f"{directory} has no {name}; give a folder written by fit3d-export.")

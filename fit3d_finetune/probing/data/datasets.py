@@ -52,7 +52,10 @@ def read_posed_scene(path: Path) -> LabelledImages:
 
 
 def read_folder(path: Path) -> LabelledImages:
-    """images/, and of the same file stems annotations/ (class maps, with classes.json) and / or depth/ (in mm)."""
+    """images/, and of the same file stems annotations/ (class maps, with classes.json) and / or depth/ (in mm).
+
+    All of a folder is one scene: nothing says which of its images were taken in the same place.
+    """
     images = []
     labels, depths = _by_stem(path / "annotations"), _by_stem(path / "depth")
     for stem, image in _by_stem(path / "images").items():
@@ -75,15 +78,23 @@ CAMVID_VOID = 11
 
 
 def read_camvid(path: Path) -> LabelledImages:
-    """A split of CamVid: `…/camvid/train` for …/camvid/images/train and …/camvid/annotations/train."""
+    """A split of CamVid: `…/camvid/train` for …/camvid/images/train and …/camvid/annotations/train.
+
+    Its files are named drive_frame (0016E5_07959, Seq05VD_f00000); a drive is a scene. All of val is one drive.
+    """
     root, split = path.parent, path.name
     files, labels = _by_stem(root / "images" / split), _by_stem(root / "annotations" / split)
     missing = sorted(set(files) - set(labels))
     if not files or missing:
         what = f"{len(missing)} of {len(files)} annotations are missing" if files else "there are no images"
         raise InputError(f"camvid:{path}: {what} (looked in {root}/images/{split} and {root}/annotations/{split}).")
+    drives = {stem: stem.rpartition("_")[0] for stem in files}
+    several = len({*drives.values()}) > 1
     images = [
-        LabelledImage(f"camvid-{split}/{stem}", image, labels[stem], CAMVID_VOID) for stem, image in files.items()
+        LabelledImage(
+            *(f"camvid-{split}/{stem}", image, labels[stem], CAMVID_VOID), scene=drives[stem] if several else ""
+        )
+        for stem, image in files.items()
     ]
     return LabelledImages(f"camvid:{path}", tuple(images), CAMVID_CLASSES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -209,17 +210,49 @@ def test_the_colmap_dataparser_works(tmp_path: Path) -> None:
     assert _eval_metrics(trainer)["psnr"] > 5
 
 
-def test_feature_losses_leave_geometry_alone_unless_coupled(tiny_capture: Path, tmp_path: Path) -> None:
-    for coupled in (False, True):
-        config = make_config(tiny_capture, tmp_path / str(coupled), steps=1, couple_geometry=coupled)
-        trainer = make_trainer(config)
-        model = trainer.pipeline.model
-        model.train()
-        model.step, model.optimizers = 0, trainer.optimizers.optimizers
+OPTIONS: dict[str, list[Any]] = {
+    "couple_geometry": [False, True],
+    "decoder": ["linear", "conv3x3"],
+    "feature_supervision": ["patch", "pixel"],
+    "masked_pixels": ["black", "rendered"],
+}
+"""Tried in all combinations."""
+MORE_OPTIONS: dict[str, list[Any]] = {
+    "feature_loss": ["l1", "cosine+l1"],
+    "feature_downscale": [1, 1, 2],
+    "rasterize_mode": ["classic", "antialiased", "antialiased", "classic", "classic"],
+}
+"""Taken in turn."""
+
+
+def test_features_move_gaussians_only_if_coupled_and_the_learned_error_never_moves_anything(tmp_path: Path) -> None:
+    def with_poses(config: Fit3DTrainerConfig) -> None:
+        config.pipeline.model.camera_optimizer.mode = "SO3xR3"
+
+    capture = write_capture(tmp_path / "scene", views=3, masks=True)
+    trainer = make_trainer(make_config(capture, tmp_path, steps=1, change=with_poses))
+    model = trainer.pipeline.model
+    model.train()
+    model.step_cb(trainer.optimizers, step=0)
+    camera, batch = trainer.pipeline.datamanager.next_train(0)
+    movable = ["gauss_params." + name for name in ("means", "scales", "quats", "opacities")]
+    movable += ["camera_optimizer.pose_adjustment"]
+    for turn, values in enumerate(itertools.product(*OPTIONS.values())):
+        options = dict(zip(OPTIONS, values, strict=True))
+        options |= {name: choices[turn % len(choices)] for name, choices in MORE_OPTIONS.items()}
+        for name, value in options.items():
+            setattr(model.config, name, value)
+        model._allocate_feature_space(batch["features"].shape[-1])
         with torch.no_grad():
             model.gauss_params["features"].normal_()
-        camera, batch = trainer.pipeline.datamanager.next_train(0)
-        model.get_loss_dict(model(camera), batch)["feature_loss"].backward()
-        gradient = model.gauss_params["means"].grad
-        assert (gradient is not None and bool((gradient != 0).any())) is coupled
-        assert model.gauss_params["features"].grad is not None
+            model.gauss_params["feature_errors"].normal_()
+        losses = model.get_loss_dict(model(camera), batch)
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        for loss, reached in (
+            ("feature_loss", {"gauss_params.features", *(movable if options["couple_geometry"] else [])}),
+            ("feature_error_loss", {"gauss_params.feature_errors"}),
+        ):
+            gradients = torch.autograd.grad(losses[loss], parameters, retain_graph=True, allow_unused=True)
+            found = {name for name, g in zip(names, gradients, strict=True) if g is not None and bool(g.any())}
+            assert {name for name in found if not name.startswith("decoder.")} == reached, (loss, options)
+            assert loss == "feature_loss" or not any(name.startswith("decoder.") for name in found), options
