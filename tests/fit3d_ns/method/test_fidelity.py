@@ -20,15 +20,17 @@ from gsplat.strategy import default as gsplat_default
 from torch import Tensor
 
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, load_backbone
-from fit3d_ns.features.loss import FeatureComparison, compare_features
+from fit3d_ns.features.loss import FeatureComparison
 from fit3d_ns.method import config as presets
 from fit3d_ns.method.cameras import pixel_grid
 from fit3d_ns.method.datamanager import _OpaqueImages
 from fit3d_ns.method.densification import CappedStrategy
-from fit3d_ns.method.feature_solve import start_features
 from fit3d_ns.method.optimizers import Fit3DOptimizers
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
-from tests.fit3d_ns.method.runs import make_trainer
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
+from tests.fit3d_ns.method.runs import make_trainer, training_view
 from tests.fit3d_ns.photometric.test_photometric import ssim_at_every_pixel
 from tests.scenes import write_capture
 
@@ -111,9 +113,8 @@ class View:
         with torch.no_grad():
             self.model.gauss_params["features"].normal_(generator=torch.Generator().manual_seed(0))
         datamanager = trainer.pipeline.datamanager
-        self.camera = datamanager.train_cameras[0:1]
-        self.camera.metadata = {"cam_idx": 0, "has_features": True}
-        self.batch = {**datamanager.cached_train[0], "features": datamanager.train_features[0]}
+        self.camera, self.batch = training_view(datamanager, 0)
+        self.camera.metadata = {"cam_idx": 0}
         if not masked:
             del self.batch["mask"]
         self.outputs = self.model(self.camera)
@@ -122,7 +123,9 @@ class View:
 
     def compared(self) -> FeatureComparison:
         supervision = self.model.config.feature_supervision
-        return compare_features(self.outputs["features"], self.batch, self.model.decoder, supervision)
+        compared = self.model.compare_features(self.outputs, self.batch, supervision)
+        assert compared is not None
+        return compared
 
     def reached(self) -> set[str]:
         """Parameters with a gradient."""
@@ -171,7 +174,7 @@ def test_features_are_trained_from_zeros_and_from_the_first_step(trainer: Fit3DT
     model = trainer.pipeline.model
     with torch.no_grad():
         model.gauss_params["features"].zero_()
-    start_features(model, trainer.pipeline.datamanager)
+    model._start_features(trainer.pipeline.datamanager)
     assert not bool(model.gauss_params["features"].any())
     assert model.step == 0
     assert model.features_active
@@ -374,8 +377,9 @@ def test_the_rasteriser_is_gsplats(trainer: Fit3DTrainer) -> None:
             "scales": torch.full((1, 3), math.log(depth)),
             "opacities": torch.full((1, 1), 20.0),
         }
-        K = torch.tensor([[[10.0, 0, 0.5], [0, 10, 0.5], [0, 0, 1]]])
-        return float(model.rasterize_channels(one, torch.ones(1, 1), torch.eye(4)[None], K, 1, 1).detach())
+        K = torch.tensor([[10.0, 0, 0.5], [0, 10, 0.5], [0, 0, 1]])
+        splats = Splats.from_raw(one, torch.zeros(1, 1, 3), model.config.rasterize_mode)
+        return float(rasterize(splats, torch.ones(1, 1), PinholeView(torch.eye(4), K, 1, 1, (1, 1)))[1])
 
     assert alpha_at(0.1) == alpha_at(1.0) == pytest.approx(0.999, abs=1e-5)
     assert alpha_at(0.005) == 0.0
