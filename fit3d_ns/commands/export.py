@@ -12,12 +12,12 @@ import torch
 import tyro
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.colormaps import apply_depth_colormap
-from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.features.backbone import backbone_fingerprint, rule_of
 from fit3d_ns.method.activation import activated
 from fit3d_ns.method.cameras import world_to_camera
@@ -25,9 +25,12 @@ from fit3d_ns.method.captures import view_infos
 from fit3d_ns.method.datamanager import Fit3DDataset
 from fit3d_ns.method.model import Fit3DModel
 from fit3d_ns.method.pipeline import Fit3DPipeline
-from fit3d_ns.method.runs import finished_runs, read_config, require_checkpoint
+from fit3d_ns.method.run_folder import last_checkpoint, scene_of
+from fit3d_ns.method.runs import finished_runs, load_pipeline, read_config
 from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.scene.name import require_scene_name
+from fit3d_ns.scene.place import require_export_place
 from fit3d_ns.scene.splats import TENSORS
 from fit3d_ns.scene.storage import FeatureStorage
 
@@ -44,6 +47,10 @@ class ExportArguments:
     """Export every finished fit3d run under this folder instead (the newest of each scene)."""
     output_dir: Path = Path("runs")
     """Where the scene's folder is made."""
+    name: str | None = None
+    """Name of that folder and of the scene; default: the run's --experiment-name (the capture's folder)."""
+    overwrite: bool = False
+    """Replace an export of another content. Whatever is no export is never replaced."""
     previews: int = 4
     """Held-out views in previews.png (photo | rgb | feature_pca | depth); 0 for none."""
     feature_storage: FeatureStorage = "fp16"
@@ -52,7 +59,12 @@ class ExportArguments:
 
 
 def export_run(
-    config_path: Path, output_dir: Path, previews: int = 4, feature_storage: FeatureStorage = "fp16"
+    config_path: Path,
+    output_dir: Path,
+    previews: int = 4,
+    feature_storage: FeatureStorage = "fp16",
+    name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Export one run to `output_dir/<scene>/`, atomically, and return that folder.
 
@@ -61,24 +73,27 @@ def export_run(
         output_dir: the folder of all scenes.
         previews: number of held-out views in previews.png.
         feature_storage: how the features are kept on disk.
+        name: of the scene; None: the run's experiment.
+        overwrite: whether an export of another content may be replaced.
 
     Raises:
-        InputError: not a fit3d run, no checkpoint, or images that changed on disk.
+        InputError: not a fit3d run, no checkpoint, images that changed on disk, or no place for the export.
     """
-    require_checkpoint(config_path, read_config(config_path))
-    config, pipeline, checkpoint, step = eval_setup(config_path, test_mode="test")
-    assert isinstance(pipeline, Fit3DPipeline)
+    config = read_config(config_path)
+    checkpoint, step = last_checkpoint(config_path, config)
+    scene = scene_of(config_path, config) if name is None else require_scene_name(name, "--name", "give another")
+    directory = require_export_place(output_dir, scene)
+    pipeline = load_pipeline(config, checkpoint)
     if pipeline.model.features_missing:
         raise InputError(
             f"{checkpoint} was saved before its features were solved for, at the end of training: resume the run with "
             f"--load-dir {checkpoint.parent}, or lift features with fit3d-lift --load-config {config_path}."
         )
-    gaussians = feature_gaussians(pipeline, scene=config.experiment_name or config_path.parent.name)
+    gaussians = feature_gaussians(pipeline, scene)
     # nerfstudio's default split leaves nothing for evaluation when there are few images.
     with_previews = previews > 0 and len(pipeline.datamanager.eval_dataset) > 0
     extra = {PREVIEW_FILE: _png(contact_sheet(pipeline, previews))} if with_previews else {}
-    directory = output_dir / gaussians.scene.scene
-    gaussians.stored_as(feature_storage).save(directory, extra_files=extra)
+    gaussians.stored_as(feature_storage).save(directory, extra_files=extra, overwrite=overwrite)
     logger.info(
         "Exported %s (step %d): %d Gaussians, %d channels, %d views -> %s",
         checkpoint.name,
@@ -179,9 +194,22 @@ def run(arguments: ExportArguments) -> None:
     """Export what the arguments name."""
     if (arguments.load_config is None) == (arguments.all is None):
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
+    if arguments.all is not None and arguments.name is not None:
+        raise InputError("--name names one scene: give it with --load-config, not with --all.")
+    require_writable(arguments.output_dir)
     paths = [arguments.load_config] if arguments.load_config else finished_runs(Path(str(arguments.all)))
+    if arguments.all is not None:
+        for path in paths:  # all places before the first export
+            require_export_place(arguments.output_dir, scene_of(path, read_config(path)))
     for path in paths:
-        export_run(path, arguments.output_dir, arguments.previews, arguments.feature_storage)
+        export_run(
+            path,
+            arguments.output_dir,
+            arguments.previews,
+            arguments.feature_storage,
+            arguments.name,
+            arguments.overwrite,
+        )
 
 
 def main() -> None:

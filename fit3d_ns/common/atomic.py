@@ -1,4 +1,4 @@
-"""Writes that are there whole or not at all, also when the process is killed half-way, and that delete nobody's files."""
+"""Writes that are there whole or not at all, also when the process is killed, and that delete nobody's files."""
 
 from __future__ import annotations
 

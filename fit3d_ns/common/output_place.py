@@ -1,4 +1,4 @@
-"""Where results go, found fit before the work begins: a folder that can be written, with no file of a user's in the way."""
+"""Where results go, found fit before the work begins: it can be written, and no file of a user's is in the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _TRIED_BYTES = 1 << 16
 _ATTEMPTS = 8
 
 
-def require_writable(folder: Path, option: str = "--output-dir", name: str | None = None, needed_bytes: int = 0) -> None:
+def require_writable(
+    folder: Path, option: str = "--output-dir", name: str | None = None, needed_bytes: int = 0
+) -> None:
     """Check that a folder can be made and written by doing so; what was made for it is removed again.
 
     On the way, what processes that were killed left in the folder is swept.

@@ -260,7 +260,8 @@ def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[st
     height, width = input_size(pinhole.height, pinhole.width, identity["patch_size"], identity["max_size"], rule)
     mask = None
     if view.mask_path is not None:
-        pixels = undistort_mask(load_mask(resolve(view.mask_path, root)), view.K, view.distortion, view.camera_model)
+        pixels = load_mask(resolve(view.mask_path, root), (view.width, view.height))
+        pixels = undistort_mask(pixels, view.K, view.distortion, view.camera_model)
         share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (height, width))
         mask = share[..., 0]
     seen = pinhole.resized(width, height)

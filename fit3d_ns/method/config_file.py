@@ -4,7 +4,7 @@ nerfstudio writes its configurations as YAML with Python tags and reads them wit
 whatever a file names: `!!python/object/apply:os.system` runs. Here a file can only say what a configuration says:
 
 - `object:` builds dataclasses of nerfstudio and fit3d, from their fields alone and without calling them. The class that
-  such a dataclass sets up (`_target`) must be the one that it names itself;
+  such a dataclass sets up (`_target`) must be the one that it names itself, or another of nerfstudio's models;
 - `name:` gives classes of nerfstudio, fit3d and torch.optim, and the one function that configurations refer to;
 - `object/apply:` calls paths, enumerations, ordered dicts, and a generic class's `[...]`, nothing else;
 - everything else that is tagged as Python is refused by name.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
-import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any, Generic, NoReturn, get_origin
 
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import Model
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.method.release_0_1 import MOVED
@@ -133,35 +133,36 @@ def _object(loader: _Loader, name: str, node: yaml.Node) -> Any:
         # Fields of other versions of nerfstudio do no harm; methods must stay what they are.
         if not isinstance(key, str) or (key not in fields and (hasattr(made, key) or key.startswith("__"))):
             loader.refuse(f"{name}.{key}", "is no field of that class")
-    if "_target" in state and not _same_class(state["_target"], _default(fields["_target"])):
+    if "_target" in state and not _is_target(state["_target"], _default(fields["_target"])):
         loader.refuse(f"{name}._target", f"is {state['_target']!r} and not what that class sets up")
     # As yaml does for every object: `__init__` and `__post_init__` are not called.
     instance = object.__new__(made)
     # What a field's class came to have since the run was trained.
-    later = {key: field.default_factory() for key, field in fields.items() if key not in state and _has_factory(field)}
-    instance.__dict__.update({**later, **state})
+    for key, field in fields.items():
+        if key not in state and field.default_factory is not dataclasses.MISSING:
+            state[key] = field.default_factory()
+    instance.__dict__.update(state)
     return instance
 
 
-def _has_factory(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory is not dataclasses.MISSING
-
-
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory() if _has_factory(field) else field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _same_class(one: Any, other: Any) -> bool:
-    """Whether both are the same class, apart from what is in its `[...]`."""
-    return (get_origin(one) or one) is (get_origin(other) or other)
+def _is_target(given: Any, own: Any) -> bool:
+    """Whether a configuration may set up `given`, where its class names `own` (apart from what is in its `[...]`)."""
+    if (get_origin(given) or given) is (get_origin(own) or own):
+        return True
+    # mipnerf is configured as vanilla-nerf is.
+    return all(isinstance(one, type) and issubclass(one, Model) for one in (given, own))
 
 
 def _apply(loader: _Loader, name: str, node: yaml.Node) -> Any:
     if name == "_operator.getitem":
         generic, argument = _arguments(loader, node)
-        if not isinstance(generic, type) or not issubclass(generic, Generic) or not isinstance(argument, type):  # type: ignore[arg-type]
+        if Generic not in getattr(generic, "__mro__", ()) or not isinstance(argument, type):
             loader.refuse(name, "is not of a generic class here")
-        return operator.getitem(generic, argument)
+        return generic[argument]
     public = name.replace("pathlib._local.", "pathlib.")  # Python 3.13's
     if public in _PATHS:
         return Path(_PATHS[public](*_arguments(loader, node)).as_posix())

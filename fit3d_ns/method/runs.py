@@ -7,23 +7,34 @@ dataparsers.
 from __future__ import annotations
 
 import json
+import operator
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.lifting.scene import LiftScene
 from fit3d_ns.method.activation import activated
 from fit3d_ns.method.captures import dataparser_of, parsed_views, training_poses
 from fit3d_ns.method.config import fit3d_features  # also names the types in nerfstudio's checkpoints safe to load
+from fit3d_ns.method.config_file import load_config
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
 from fit3d_ns.method.model import Fit3DModelConfig
+from fit3d_ns.method.pipeline import Fit3DPipeline
+from fit3d_ns.method.run_folder import last_checkpoint, scene_of, use_found_paths
 from fit3d_ns.rasterization import RasterizeMode
 from fit3d_ns.scene.description import ViewInfo
 from fit3d_ns.scene.ply import read_splat_ply
@@ -32,33 +43,91 @@ from fit3d_ns.scene.ply import read_splat_ply
 def read_config(path: Path, model: type[SplatfactoModelConfig] = Fit3DModelConfig) -> TrainerConfig:
     """The configuration of a run of a fit3d method, or of whatever has a `model` of this configuration.
 
+    Its relative paths are made absolute (`fit3d_ns.method.run_folder`), and what killed programs left beside it is
+    swept.
+
     Raises:
-        InputError: not there, not a nerfstudio configuration, or of another method.
+        InputError: not there, not a nerfstudio configuration, one that could run programs, or of another method.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give --load-config the config.yml that ns-train wrote.")
+    config = load_config(path)
+    sweep_leftovers(path.parent)
+    ours = model is Fit3DModelConfig
+    _require_type(path, config, "pipeline", VanillaPipelineConfig)
+    kind = Fit3DDatamanagerConfig if ours else FullImageDatamanagerConfig
+    if not isinstance(config.pipeline.model, model) or not isinstance(config.pipeline.datamanager, kind):
+        wanted = "a fit3d method: train with ns-train fit3d-features first" if ours else _GAUSSIAN_METHODS
+        raise InputError(f"{path} is not the config.yml of {wanted}.")
+    for name, type_ in _TYPES.items():
+        _require_type(path, config, name, type_)
+    use_found_paths(path, config)
+    return config
+
+
+_GAUSSIAN_METHODS = "splatfacto or a fit3d method: features need Gaussians"
+_TYPES: dict[str, Any] = {
+    "pipeline.datamanager.data": Path | str | None,
+    "pipeline.datamanager.dataparser": DataParserConfig,
+    "pipeline.datamanager.dataparser.data": Path | str,
+    "pipeline.model.camera_optimizer": CameraOptimizerConfig,
+    "output_dir": Path | str,
+    "relative_model_dir": Path | str,
+    "experiment_name": str | None,
+    "method_name": str,
+    "timestamp": str,
+    "data": Path | str | None,
+    "max_num_iterations": int,
+}
+"""Of what is set up or read here: a configuration can be written by hand."""
+
+
+def _require_type(path: Path, config: TrainerConfig, name: str, kind: Any) -> None:
+    value = operator.attrgetter(name)(config)
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: {name!r} is {value!r}; give the config.yml as ns-train wrote it.")
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """What is in a checkpoint, on the CPU.
+
+    Raises:
+        InputError: it is damaged, or no checkpoint.
+    """
     try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{path} is not a configuration that this nerfstudio can read ({error}).") from error
-    if isinstance(config, TrainerConfig) and isinstance(config.pipeline.model, model):
-        return config
-    if model is Fit3DModelConfig:
-        raise InputError(f"{path} is not the config.yml of a fit3d method: train with ns-train fit3d-features first.")
-    raise InputError(f"{path} is not the config.yml of splatfacto or a fit3d method: features need Gaussians.")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not isinstance(state.get("pipeline"), dict) or "step" not in state:
+            raise ValueError("no pipeline in it")
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{checkpoint} is no checkpoint of a Gaussian method ({_brief(error)}); train again."
+        ) from error
+    return state
 
 
-def require_checkpoint(path: Path, config: TrainerConfig) -> int:
-    """The last step that was saved.
+def load_pipeline(config: TrainerConfig, checkpoint: Path) -> Fit3DPipeline:
+    """The pipeline of a run of a fit3d method as its checkpoint left it, ready to render.
+
+    nerfstudio's `eval_setup`, but with a configuration that `read_config` has checked and the checkpoint that it is
+    told, where nerfstudio reads both again and looks for the checkpoint from the working folder.
 
     Raises:
-        InputError: there is no checkpoint.
+        InputError: a damaged checkpoint, or a capture that is not as it should be.
     """
-    folder = path.parent / config.relative_model_dir
-    steps = [int(checkpoint.stem.removeprefix("step-")) for checkpoint in folder.glob("step-*.ckpt")]
-    if not steps:
-        raise InputError(f"{folder} has no checkpoint: train the run of {path} until it saves one.")
-    return max(steps)
+    state = load_state(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline: Fit3DPipeline = config.pipeline.setup(device=device, test_mode="test")
+    pipeline.eval()
+    try:
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{checkpoint} does not fit its configuration ({_brief(error)}): export it with the fit3d that wrote it."
+        ) from error
+    return pipeline
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def finished_runs(folder: Path) -> list[Path]:
@@ -71,14 +140,14 @@ def finished_runs(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("config.yml"), key=lambda path: path.parent.name):  # names are time stamps
         try:
             config = read_config(path)
-            last = require_checkpoint(path, config)
+            _, last = last_checkpoint(path, config)
+            scene = scene_of(path, config)
         except InputError as error:
             logger.info("Left out: %s", error)
             continue
         if last < config.max_num_iterations - 1:
             logger.info("Left out: %s stopped at step %d of %d.", path, last, config.max_num_iterations)
             continue
-        scene = config.experiment_name or path.parent.name
         if scene in newest:
             logger.info("Left out: %s, for there is a newer run of %s.", newest[scene], scene)
         newest[scene] = path
@@ -94,15 +163,14 @@ def scene_from_run(config_path: Path) -> tuple[LiftScene, BackboneConfig]:
         InputError: no such run, no checkpoint, or images that are not there.
     """
     config = read_config(config_path, SplatfactoModelConfig)
-    step = require_checkpoint(config_path, config)
-    path = config_path.parent / config.relative_model_dir / f"step-{step:09d}.ckpt"
+    path, _ = last_checkpoint(config_path, config)
+    state = load_state(path)["pipeline"]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
         parameters = {
             name: state[f"_model.gauss_params.{name}"].float()
             for name in ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
         }
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(f"{path} is no checkpoint of splatfacto or a fit3d method ({error}); train again.") from error
     manager = config.pipeline.datamanager
     parser = manager.dataparser
@@ -147,7 +215,7 @@ def scene_from_ply(
     for view in views:
         in_capture = _in_capture(view.world_to_camera, read, float(outputs.dataparser_scale))
         moved.append(_replaced(view, _from_capture(in_capture, transform, scale)))
-    folder = Path(data).absolute()
+    folder = Path(os.path.abspath(data))
     return LiftScene(
         name=(folder.parent if folder.suffix == ".json" else folder).name,
         splats=splats,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.common.randomness import RandomStream
+from fit3d_ns.common.temporaries import sweep_leftovers, temporaries
 from fit3d_ns.lifting.maps import LiftedFeatures
 from fit3d_ns.method.feature_solve import solved_features, training_views
 from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
@@ -105,9 +105,13 @@ class Fit3DTrainer(Trainer):
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""
         if {path.name for path in self.base_dir.iterdir()} <= {"config.yml"}:
-            shutil.rmtree(self.base_dir)
+            (self.base_dir / "config.yml").unlink(missing_ok=True)
+            self.base_dir.rmdir()
 
     def _load_checkpoint(self) -> None:
+        sweep_leftovers(self.base_dir)
+        if self.config.load_dir is not None:
+            sweep_leftovers(self.config.load_dir.parent)
         super()._load_checkpoint()
         path = self._checkpoint_to_resume()
         if path is None:
@@ -167,14 +171,11 @@ class Fit3DTrainer(Trainer):
         """Write the checkpoint beside the checkpoint folder, then move it in: it is there whole or not at all."""
         target, name = self.checkpoint_dir, f"step-{step:09d}.ckpt"
         # Not inside the folder: nerfstudio reads a step number off every name in there.
-        staging = target.parent / ".saving"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        self._write_checkpoint(staging / name, step)
-        target.mkdir(parents=True, exist_ok=True)
-        (staging / name).replace(target / name)
-        staging.rmdir()
+        with temporaries(target.parent / name) as names:
+            self._write_checkpoint(names.new, step)
+            target.mkdir(parents=True, exist_ok=True)
+            names.new.replace(target / name)
         if self.config.save_only_latest_checkpoint:
-            for path in target.glob("*.ckpt"):
-                if path.name != name:
+            for path in target.glob("step-*.ckpt"):
+                if path.name != name and path.stem.removeprefix("step-").isdecimal():
                     path.unlink()

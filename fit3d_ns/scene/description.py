@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from fit3d_ns.capture.checks import rotation_fault
+from fit3d_ns.capture.cameras import distortion_fault, finite, matrix_fault, pose_fault, transform_fault
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import DecoderKind
@@ -207,8 +207,11 @@ def _parse_scene(data: JsonObject, version: int) -> SceneInfo:
     if not scene.views:
         raise data.fault("views", "is empty")
     # Not always a rotation: it holds whatever applied_transform the capture tool wrote.
-    if abs(np.linalg.det(scene.transform[:, :3])) < 1e-12:
-        raise data.fault("transform", "cannot be inverted")
+    fault = transform_fault(scene.transform)
+    if fault:
+        raise data.fault("transform", fault)
+    if finite(scene.scale) is None:
+        raise data.fault("scale", f"is {scene.scale:g}, too large a number")
     if scene.channels != scene.backbone.embed_dim:
         raise data.fault("channels", f"is {scene.channels}, but the backbone has {scene.backbone.embed_dim}")
     return scene
@@ -230,24 +233,26 @@ def _parse_backbone(data: JsonObject) -> BackboneInfo:
 
 
 def _parse_view(data: JsonObject) -> ViewInfo:
-    K = data.numbers("K", 3, 3)
-    if K[0, 0] <= 0 or K[1, 1] <= 0 or K[2].tolist() != [0, 0, 1]:
-        raise data.fault("K", "is not a camera matrix (positive focal lengths, last row 0 0 1)")
+    width, height = data.integer("width"), data.integer("height")
+    K, distortion = data.numbers("K", 3, 3), data.numbers("distortion", 6)
     world_to_camera = data.numbers("world_to_camera", 4, 4)
-    fault = rotation_fault(world_to_camera[:3, :3])
-    if world_to_camera[3].tolist() != [0, 0, 0, 1]:
-        fault = "does not end in the row 0 0 0 1"
-    if fault:
-        raise data.fault("world_to_camera", fault)
+    faults = {
+        "K": matrix_fault(K, width, height),
+        "distortion": distortion_fault(distortion),
+        "world_to_camera": pose_fault(world_to_camera, 4),
+    }
+    for key, fault in faults.items():
+        if fault:
+            raise data.fault(key, fault)
     grid = data.numbers("grid", 2).tolist()
     if any(side < 1 or side != int(side) for side in grid):
         raise data.fault("grid", "is not two positive integers")
     return ViewInfo(
         path=data.text("path"),
-        width=data.integer("width"),
-        height=data.integer("height"),
+        width=width,
+        height=height,
         K=K,
-        distortion=data.numbers("distortion", 6),
+        distortion=distortion,
         camera_model=data.choice("camera_model", CAMERA_MODELS),
         world_to_camera=world_to_camera,
         mask_path=None if data.data.get("mask_path") is None else data.text("mask_path"),

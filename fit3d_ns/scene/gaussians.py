@@ -77,9 +77,7 @@ class FeatureGaussians(Splats):
         """The same scene, for `save` to keep its features so."""
         return dataclasses.replace(self, scene=dataclasses.replace(self.scene, feature_storage=storage))
 
-    def save(
-        self, directory: Path, extra_files: Mapping[str, bytes] | None = None, overwrite: bool = False
-    ) -> None:
+    def save(self, directory: Path, extra_files: Mapping[str, bytes] | None = None, overwrite: bool = False) -> None:
         """Write the export to `directory`, atomically: an older export there stays until the new one is complete.
 
         Quaternions are normalised.

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fit3d_ns.commands.export import export_run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
+from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method.runs import scene_from_ply
 from fit3d_ns.scene.gaussians import FeatureGaussians
@@ -223,3 +225,21 @@ def test_a_refused_lift_leaves_no_folder(exported: Path, tmp_path: Path, capsys:
     (broken / "gaussians.safetensors").write_bytes(b"no")
     assert "damaged" in refused(LiftArguments(export=broken, output_dir=tmp_path / "runs"), capsys)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "complaint"),
+    [
+        (np.zeros((84, 112), np.uint8), r"is zero everywhere, which leaves nothing of its image: correct it"),
+        (np.full((42, 56), 255, np.uint8), r"has 56 x 42 pixels, but its image has 112 x 84: save it in the image's"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(
+    exported: Path, capture: Path, tmp_path: Path, mask: np.ndarray, complaint: str
+) -> None:
+    moved = Path(shutil.copytree(capture, tmp_path / "moved"))
+    spoilt = sorted((moved / "masks").iterdir())[3]
+    Image.fromarray(mask).save(spoilt)
+    with pytest.raises(InputError, match=rf"mask .*{spoilt.name} {complaint}"):
+        run(LiftArguments(export=exported, images_root=moved, output_dir=tmp_path / "out"))
+    assert not (tmp_path / "out" / exported.name).exists()

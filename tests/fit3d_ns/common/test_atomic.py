@@ -267,10 +267,16 @@ def test_what_came_to_stand_there_during_the_work_stays(
     if not swaps:
         monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     path = tmp_path / "room"
-    with pytest.raises(InputError, match="room is no export"), atomic_directory(path, no_export) as temporary:
-        write_export(temporary, "new")
-        victim(path)
-        before = {name: text for name, text in everything(tmp_path).items() if not name.startswith(".")}
+    before: dict[str, str] = {}
+
+    def write_while_somebody_comes() -> None:
+        with atomic_directory(path, no_export) as temporary:
+            write_export(temporary, "new")
+            victim(path)
+            before.update({name: text for name, text in everything(tmp_path).items() if not name.startswith(".")})
+
+    with pytest.raises(InputError, match="room is no export"):
+        write_while_somebody_comes()
     assert everything(tmp_path) == before
 
 

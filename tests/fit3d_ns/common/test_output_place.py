@@ -1,4 +1,4 @@
-"""An output place that cannot be written is refused at once, with nothing left behind; a user's files are never taken."""
+"""A place that cannot be written is refused at once, with nothing left behind; a user's files are never taken."""
 
 from __future__ import annotations
 
