@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+from fit3d_finetune.probing.comparison import Comparison, Task
 from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
 from fit3d_ns.common.atomic import atomic_file
 
@@ -30,8 +31,8 @@ def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
     lines = [
         "# Probes on data that fine-tuning never saw",
         "",
-        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}. Mean ± standard deviation over",
-        "probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at 30 to 60",
+        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}. Means over test scenes ± standard",
+        "deviation over probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at 30 to 60",
         "degrees between views.",
     ]
     lines += ["", *_changes(loaded)]
@@ -58,21 +59,22 @@ def _changes(loaded: list[tuple[Probe, ProbeResults]]) -> list[str]:
     ]
     for probe, results in loaded:
         for arm in results.arms[1:]:
-            first, cells = results.arms[0].name, ["-"] * 4
-            if results.segmentation:
-                a, b = (mean(results.segmentation[name].miou) for name in (first, arm.name))
-                cells[0] = f"{100 * (b - a):+.1f}"
-            if results.depth:
-                a, b = (mean(results.depth[name].rmse) for name in (first, arm.name))
-                cells[1] = f"{100 * (b / a - 1):+.1f} %"
-            if results.nearest_neighbours:
-                a, b = (results.nearest_neighbours[name].miou for name in (first, arm.name))
-                cells[2] = f"{100 * (b - a):+.1f}"
-            if results.consistency:
-                a, b = (_at_45_degrees(results.consistency[name], "recall") for name in (first, arm.name))
-                cells[3] = f"x {b / a:.2f}"
+            changes = {found.task: found for found in results.comparisons if found.arm == arm.name}
+            cells = [_change(changes.get(task)) for task in _TASKS]
             rows.append(f"| {probe.variant} | {probe.split} | {probe.data} | {arm.name} | " + " | ".join(cells) + " |")
     return rows
+
+
+_TASKS: tuple[Task, ...] = ("segmentation", "depth", "nearest_neighbours", "consistency")
+
+
+def _change(found: Comparison | None) -> str:
+    """In points, of lengths in per cent, of recall as a factor."""
+    if found is None:
+        return "-"
+    if found.task == "consistency":
+        return f"x {found.after / found.before:.2f}"
+    return f"{100 * found.difference:+.1f}" if found.unit == "%" else f"{100 * found.difference / found.before:+.1f} %"
 
 
 def _at_45_degrees(result: ConsistencyResult, measure: Literal["recall", "cosine"]) -> float:
