@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.table import Table
 
 from fit3d_finetune.backbone.hub import read_finetuned, require_original
-from fit3d_finetune.commands.finetune import choose_device
 from fit3d_finetune.probing.data.checks import TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
@@ -21,6 +20,7 @@ from fit3d_finetune.probing.tables import write_tables
 from fit3d_finetune.report.metrics import metrics_of
 from fit3d_finetune.report.page import write_report
 from fit3d_ns.common.console import CONSOLE, logger
+from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.features.backbone import BackboneConfig
 
@@ -38,7 +38,7 @@ class ProbeArguments:
     train_data: tuple[str, ...] = ()
     """Where probes are trained; consistency alone needs none."""
     finetuned: Path | None = None
-    """A folder of fit3d-finetune: probes the original, the fine-tuned and both together."""
+    """A folder of fit3d-finetune: probes the original, the fine-tuned, both together, the original beside itself."""
     control: Path | None = None
     """A folder of fit3d-finetune --targets mirror: adds the control without 3D."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -59,7 +59,7 @@ class ProbeArguments:
     protocol trains on; none: whole images."""
     images_root: Path | None = None
     """Where the images of exports are now, if they moved."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """Where backbones run."""
     output_dir: Path = Path("probe")
     """For results.json, tables as CSV, and report.html."""
@@ -122,8 +122,9 @@ _SHOWN = {
 
 
 def table(results: ProbeResults) -> Table:
-    """The arms side by side: mean ± standard deviation over seeds."""
-    shown = Table(title=f"{len(results.test_images)} test images, protocol {results.protocol}")
+    """The arms side by side: means over test scenes, ± standard deviation over seeds."""
+    scenes = f"{len(results.scenes)} scene{'s' if len(results.scenes) != 1 else ''}"
+    shown = Table(title=f"{len(results.test_images)} test images of {scenes}, protocol {results.protocol}")
     # Names stay whole where the terminal is narrow; figures wrap.
     shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
     metrics = [

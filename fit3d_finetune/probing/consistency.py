@@ -1,8 +1,8 @@
 """Multi-view consistency of feature maps: do pixels that show the same point have the same features?
 
 After Probe3D (El Banani et al., CVPR 2024, section 4.2): pairs of views binned by the angle of the rotation between
-them. Two measures, each first averaged over a pair's correspondences and then over the pairs of a bin, so that
-every pair counts the same:
+them. Two measures, each first averaged over a pair's correspondences, then over a scene's pairs in a bin, so that every
+pair of a scene counts the same, and then over scenes:
 
 - cosine: between the features of the two pixels, read by bilinear interpolation of the patch maps;
 - recall: the pixel's nearest neighbour (by cosine) among all patches of the other view has its centre within
@@ -23,6 +23,7 @@ from torch import Tensor
 from fit3d_finetune.probing.correspondences import Array, ConsistencyView, PairSettings, ViewPair, find_pairs
 from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.results import ConsistencyResult
+from fit3d_finetune.probing.scene_figures import mean_over_scenes, value_sums
 from fit3d_ns.common.console import logger, progress
 
 FeatureMaps = Callable[[int], Tensor]
@@ -51,7 +52,9 @@ def measure_consistency(
         InputError: no two views see common points.
     """
     settings = settings or PairSettings()
+    scenes = list(dict.fromkeys(view.scene for view in views))
     pairs = find_pairs(views, settings)
+    places = [scenes.index(views[pair.first].scene) for pair in pairs]
     bins = len(settings.angle_edges) - 1
     counts = [sum(pair.bin == index for pair in pairs) for index in range(bins)]
     points = sum(len(pair.places_first) for pair in pairs)
@@ -67,7 +70,7 @@ def measure_consistency(
                 held = (pair.first, first)
                 scores[index] = compare_maps(first, maps(pair.second), pair, recall_patches)
                 bar.advance(task)
-            results[name] = _summarize(pairs, scores, settings, recall_patches)
+            results[name] = _summarize(pairs, places, scores, settings, recall_patches)
     return results
 
 
@@ -94,15 +97,19 @@ def compare_maps(
 
 
 def _summarize(
-    pairs: Sequence[ViewPair], scores: Array, settings: PairSettings, recall_patches: float
+    pairs: Sequence[ViewPair], scenes: list[int], scores: Array, settings: PairSettings, recall_patches: float
 ) -> ConsistencyResult:
-    members = [np.array([pair.bin == index for pair in pairs]) for index in range(len(settings.angle_edges) - 1)]
-    means = [scores[member].mean(axis=0) if member.any() else np.full(2, np.nan) for member in members]
+    bins = np.array([pair.bin for pair in pairs])
+    count = len(settings.angle_edges) - 1
+    of_bins = [np.where(bins == index, scores.T, np.nan) for index in range(count)]
+    means = [mean_over_scenes(value_sums(values, scenes, max(scenes) + 1)) for values in of_bins]
     return ConsistencyResult(
         angle_edges=list(settings.angle_edges),
-        cosine=[float(mean[0]) for mean in means],
-        recall=[float(mean[1]) for mean in means],
-        pairs=[int(member.sum()) for member in members],
+        cosine=[mean[0] for mean in means],
+        recall=[mean[1] for mean in means],
+        pairs=[int((bins == index).sum()) for index in range(count)],
         recall_patches=recall_patches,
-        recall_per_pair=[(pair.angle, float(score[1])) for pair, score in zip(pairs, scores, strict=True)],
+        pair_scenes=scenes,
+        pair_bins=bins.tolist(),
+        pair_recall=scores[:, 1].tolist(),
     )

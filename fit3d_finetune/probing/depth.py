@@ -16,9 +16,10 @@ from torch import Tensor
 from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
 from fit3d_finetune.probing.depth_loss import binned_depth, depth_loss
 from fit3d_finetune.probing.heads import LinearHeads
-from fit3d_finetune.probing.metrics import DEPTH_METRICS, depth_metrics
+from fit3d_finetune.probing.metrics import DEPTH_METRICS, depth_metrics, known_depth
 from fit3d_finetune.probing.protocol import FastProtocol, learning_rate
 from fit3d_finetune.probing.results import Arm, DepthResult
+from fit3d_finetune.probing.scene_figures import image_rmse, mean_over_scenes, value_sums
 from fit3d_ns.common.console import progress
 from fit3d_ns.features.patch_grid import upsample_to_pixels
 
@@ -120,24 +121,29 @@ def predict_depth(
 class DepthScores:
     """Metrics of all heads, filled image by image."""
 
-    def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], max_depth: float) -> None:
+    def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], images: int, max_depth: float) -> None:
         self.arms, self.max_depth = arms, max_depth
-        self.values: list[list[list[dict[str, float]]]] = [[[] for _ in seeds] for _ in arms]
+        self.values = np.full((len(arms), len(DEPTH_METRICS), len(seeds), images), np.nan)
+        self.squared_error = np.zeros((len(arms), len(seeds), images))
+        self.pixels = np.zeros(images, np.int64)
 
-    def add(self, depth: Array, predicted: Array) -> None:
-        """Count one image: depth [H, W], predictions [arms, seeds, H, W]."""
+    def add(self, index: int, depth: Array, predicted: Array) -> None:
+        """Count the image of this index: depth [H, W], predictions [arms, seeds, H, W]."""
+        self.pixels[index] = known_depth(depth, self.max_depth).sum()
         for a, of_arm in enumerate(predicted):
             for s, values in enumerate(of_arm):
-                self.values[a][s].append(depth_metrics(depth, values, self.max_depth))
+                found = depth_metrics(depth, values, self.max_depth)
+                self.values[a, :, s, index] = [found[name] for name in DEPTH_METRICS]
+                if self.pixels[index]:
+                    self.squared_error[a, s, index] = found["rmse"] ** 2 * self.pixels[index]
 
-    def results(self) -> dict[str, DepthResult]:
-        """By arm name: means over images, per seed."""
+    def results(self, image_scenes: Sequence[int], scenes: int) -> dict[str, DepthResult]:
+        """By arm name: means over scenes of means over their images, per seed."""
         found = {}
-        for arm, by_seed in zip(self.arms, self.values, strict=True):
-            means = {
-                name: [float(np.nanmean([image[name] for image in images])) for images in by_seed]
-                for name in DEPTH_METRICS
-            }
-            per_image = [[image["rmse"] for image in images] for images in by_seed]
-            found[arm.name] = DepthResult(**means, rmse_per_image=per_image)
+        for a, arm in enumerate(self.arms):
+            squared_error, pixels = self.squared_error[a].tolist(), self.pixels.tolist()
+            by_image = dict(zip(DEPTH_METRICS, self.values[a], strict=True))
+            by_image["rmse"] = image_rmse(squared_error, pixels)
+            means = {name: mean_over_scenes(value_sums(v, image_scenes, scenes)) for name, v in by_image.items()}
+            found[arm.name] = DepthResult(**means, squared_error=squared_error, pixels=pixels)
         return found

@@ -31,15 +31,23 @@ class LinearHeads(nn.Module):
         super().__init__()
         self.outputs = outputs
         self.shape = (len(arms), len(seeds))
-        self.users = {block: [a for a, arm in enumerate(arms) if block in arm.backbones] for block in channels}
+        self.users = {
+            block: [a for a, arm in enumerate(arms) for name in arm.backbones if name == block] for block in channels
+        }
+        """By block the arms that read it, as often as it stands in them."""
         self.weights = nn.ModuleDict()
         """By block, per seed [C, its users, K]; a tensor per seed, since seeds see different data."""
         for block, count in channels.items():
             of_seeds = nn.ParameterList()
+            copies = [self.users[block][:use].count(arm) for use, arm in enumerate(self.users[block])]
             for seed in seeds:
-                # The same numbers in every arm: arms then differ in their features only.
-                start = INIT_STD * torch.randn(count, 1, outputs, generator=torch.Generator().manual_seed(seed))
-                of_seeds.append(nn.Parameter(start.repeat(1, len(self.users[block]), 1)))
+                # The same numbers in every arm: arms then differ in their features only. Where a block stands in an arm
+                # a second time, it starts from other ones, or both would stay equal for ever.
+                random = torch.Generator().manual_seed(seed)
+                starts = [
+                    INIT_STD * torch.randn(count, outputs, generator=random) for _ in range(max(copies, default=0) + 1)
+                ]
+                of_seeds.append(nn.Parameter(torch.stack([starts[copy] for copy in copies], dim=1)))
             self.weights[block] = of_seeds
         self.biases = nn.ParameterList([torch.zeros(len(arms), outputs) for _ in seeds])
 

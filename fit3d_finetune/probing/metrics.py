@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,37 +36,24 @@ def counted_classes(label_counts: Array) -> list[int]:
     return [int(i) for i in np.flatnonzero(label_counts >= COUNTED_SHARE * label_counts.sum()) if label_counts[i] > 0]
 
 
-def iou_per_class(confusion: Array) -> Array:
-    """Intersection over union [K] in 0..1; NaN where a class is neither labelled nor predicted."""
-    found = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - found
-    return np.divide(found, union, out=np.full(len(found), np.nan), where=union > 0)
-
-
-def pixel_accuracy(confusion: Array) -> float:
-    """Share of labelled pixels whose class was found; NaN if there are none."""
-    total = confusion.sum()
-    return float(np.trace(confusion) / total) if total else float("nan")
-
-
-def class_accuracy(confusion: Array, classes: Sequence[int]) -> float:
-    """Mean over `classes` of the share of their pixels that were found."""
-    found, labelled = np.diag(confusion)[list(classes)], confusion.sum(1)[list(classes)]
-    return float(np.nanmean(np.divide(found, labelled, out=np.full(len(classes), np.nan), where=labelled > 0)))
+def known_depth(depth: Array, max_depth: float) -> Array:
+    """Which pixels [H, W] have a known depth of at most `max_depth` metres; only these count."""
+    known: Array = (depth > 0) & (depth <= max_depth)
+    return known
 
 
 def depth_metrics(depth: Array, predicted: Array, max_depth: float) -> dict[str, float]:
     """Metrics of one image over pixels with a known depth of at most `max_depth`; NaN if there are none.
 
-    They are averaged over images afterwards, as is usual for NYUv2 and KITTI (Eigen et al., 2014). RMSE in metres,
-    deltas as shares of pixels whose ratio to the truth is below 1.25, 1.25^2 and 1.25^3.
+    They are averaged over the images of a scene afterwards, as is usual for NYUv2 and KITTI (Eigen et al., 2014). RMSE
+    in metres, deltas as shares of pixels whose ratio to the truth is below 1.25, 1.25^2 and 1.25^3.
 
     Args:
         depth: [H, W] metres, 0 where unknown.
         predicted: [H, W] metres, positive.
         max_depth: metres.
     """
-    known = (depth > 0) & (depth <= max_depth)
+    known = known_depth(depth, max_depth)
     if not known.any():
         return dict.fromkeys(DEPTH_METRICS, float("nan"))
     truth, guess = depth[known].astype(np.float64), predicted[known].astype(np.float64)

@@ -10,21 +10,21 @@ similarities of a backbone are computed once for all arms that it is part of.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.probing.counts import Array, ClassCounts, counts_of
 from fit3d_finetune.probing.data.labelled_images import VOID
-from fit3d_finetune.probing.metrics import confusion_matrix, counted_classes, iou_per_class, pixel_accuracy
+from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
+from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes
 from fit3d_ns.common.console import progress
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.patch_grid import upsample_to_pixels
 
-Array = np.ndarray[Any, np.dtype[Any]]
 LabelledMaps = tuple[Mapping[str, Tensor], Array]
 """Features [h, w, C] by backbone, of one image, and its labels [H, W] (class index, 255 = void)."""
 
@@ -37,8 +37,9 @@ def nearest_neighbour_segmentation(
     train: Iterable[LabelledMaps],
     test: Iterable[LabelledMaps],
     arms: Sequence[Arm],
-    num_classes: int,
-    counted: Sequence[int] | None = None,
+    labelled_pixels: Array,
+    image_scenes: Sequence[int],
+    counted: Sequence[int],
     k: int = 20,
     max_train_patches: int = 20_000,
     seed: int = 0,
@@ -51,8 +52,9 @@ def nearest_neighbour_segmentation(
         train: training images.
         test: test images.
         arms: which backbones count together.
-        num_classes: number of classes.
-        counted: the classes that mIoU averages; None: those with 0.2 % of the labelled test pixels.
+        labelled_pixels: [test images, classes].
+        image_scenes: [test images], index of each image's scene.
+        counted: the classes that mIoU averages.
         k: neighbours per patch.
         max_train_patches: size of a random sample of training patches. It depends on labels, their order and
             `seed` only.
@@ -61,28 +63,29 @@ def nearest_neighbour_segmentation(
     Raises:
         InputError: no training patch has a label, or no test pixel.
     """
-    features, classes = sample_patches(train, num_classes, max_train_patches, seed)
-    confusion = np.zeros((len(arms), num_classes, num_classes), np.int64)
-    accuracies: list[list[float]] = [[] for _ in arms]
-    with progress("images") as bar:
-        for maps, labels in bar.track(test, description="Nearest neighbours"):
-            for a, scores in enumerate(neighbour_scores(maps, features, classes, arms, num_classes, k)):
-                counts = confusion_matrix(labels, upsample_argmax(scores, *labels.shape), num_classes)
-                confusion[a] += counts
-                accuracies[a].append(pixel_accuracy(counts))
-    if confusion.sum() == 0:
+    if not labelled_pixels.any():
         raise InputError("no test image has a labelled pixel; give test data with labels.")
-    if counted is None:
-        counted = counted_classes(confusion[0].sum(axis=1))
+    num_classes = labelled_pixels.shape[1]
+    features, classes = sample_patches(train, num_classes, max_train_patches, seed)
+    intersections = np.zeros((len(arms), 1, *labelled_pixels.shape), np.int64)
+    unions = np.zeros_like(intersections)
+    with progress("images") as bar:
+        for index, (maps, labels) in enumerate(bar.track(test, description="Nearest neighbours")):
+            for a, scores in enumerate(neighbour_scores(maps, features, classes, arms, num_classes, k)):
+                confusion = confusion_matrix(labels, upsample_argmax(scores, *labels.shape), num_classes)
+                intersections[a, 0, index], unions[a, 0, index] = counts_of(confusion)
     results = {}
-    for arm, counts, accuracy in zip(arms, confusion, accuracies, strict=True):
-        iou = iou_per_class(counts)
+    for a, arm in enumerate(arms):
+        counts = ClassCounts(intersections[a], unions[a])
+        of_scenes = (counts, labelled_pixels, image_scenes, max(image_scenes) + 1)
+        ious = iou_per_class(counts)[0]
         results[arm.name] = NearestNeighbourResult(
             k=k,
-            miou=float(np.nanmean(iou[list(counted)])),
-            pixel_accuracy=pixel_accuracy(counts),
-            iou_per_class=iou.tolist(),
-            accuracy_per_image=accuracy,
+            miou=mean_over_scenes(iou_sums(*of_scenes, counted))[0],
+            pooled_miou=float(mean_known(ious[list(counted)])),
+            pixel_accuracy=mean_over_scenes(accuracy_sums(*of_scenes))[0],
+            iou_per_class=ious.tolist(),
+            counts=counts,
         )
     return results
 

@@ -1,7 +1,7 @@
 """What a probing run found, as data: the one thing that the table, the figures and the report are made from.
 
-Every figure is kept per seed, and where it is compared per image, so that spreads and paired tests can be
-computed afterwards. On disk it is `results.json`.
+Every figure is the mean over the test scenes of the scene's own figure, and what it is made of is kept by seed and test
+image, so that what is tested (see `significance`) is what is shown. On disk it is `results.json`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fit3d_finetune.probing.comparison import Comparison, SceneFigures
+from fit3d_finetune.probing.counts import Array, ClassCounts, from_sparse, no_pixels, to_sparse
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,30 @@ class Arm:
     name: str
     """E.g. "original", "fine-tuned", "original + fine-tuned", "original + 2D control"."""
     backbones: tuple[str, ...]
-    """Names of the backbones whose maps are concatenated, in this order."""
+    """Names of the backbones whose maps are concatenated, in this order; one may stand there twice."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentationResult:
-    """One arm's semantic segmentation, by probe seed."""
+    """One arm's semantic segmentation, by probe seed. Shares in 0..1."""
 
     miou: list[float]
-    """Per seed, in 0..1, over `ProbeResults.counted_classes`."""
+    """Mean over scenes of the mean over those of `ProbeResults.counted_classes` that the scene's labels hold."""
+    pooled_miou: list[float]
+    """Over all pixels of all scenes together, as published tables have it."""
     pixel_accuracy: list[float]
     class_accuracy: list[float]
-    """Per seed: mean over counted classes of the share of their pixels that were found."""
+    """Mean over the same classes of the share of their pixels that were found."""
     iou_per_class: list[list[float]]
-    """[seeds][classes]; NaN (null in JSON) where a class is neither in the labels nor predicted."""
-    accuracy_per_image: list[list[float]]
-    """[seeds][test images]: pixel accuracy, what paired tests compare."""
+    """[seeds][classes], pixels of all scenes together; NaN (null in JSON) where a class is neither in the labels nor
+    predicted."""
+    counts: ClassCounts
+    """Pixels [seeds, images, classes]."""
 
 
 @dataclass(frozen=True)
 class DepthResult:
-    """One arm's depth estimation, by probe seed. Metres; deltas are shares in 0..1."""
+    """One arm's depth estimation, by probe seed: means over scenes of means over images. Metres; deltas in 0..1."""
 
     rmse: list[float]
     abs_rel: list[float]
@@ -56,19 +61,23 @@ class DepthResult:
     delta1: list[float]
     delta2: list[float]
     delta3: list[float]
-    rmse_per_image: list[list[float]]
-    """[seeds][test images]."""
+    squared_error: list[list[float]]
+    """[seeds][images]: sum over the pixels of known depth, m^2."""
+    pixels: list[int]
+    """[images]: how many these are; an image without any does not count."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestNeighbourResult:
-    """k-nearest-neighbour segmentation of one arm: no training, so no seeds."""
+    """k-nearest-neighbour segmentation of one arm: no training, so no seeds. Figures as in `SegmentationResult`."""
 
     k: int
     miou: float
+    pooled_miou: float
     pixel_accuracy: float
     iou_per_class: list[float]
-    accuracy_per_image: list[float]
+    counts: ClassCounts
+    """Pixels [1, images, classes]."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +87,21 @@ class ConsistencyResult:
     angle_edges: list[float]
     """Degrees, one more than there are bins."""
     cosine: list[float]
-    """Per bin: mean cosine between features of pixels that show the same point; NaN in empty bins."""
+    """Per bin: mean over scenes of the mean over their pairs of the mean cosine between features of pixels that show
+    the same point; NaN in empty bins."""
     recall: list[float]
-    """Per bin: share of pixels whose nearest neighbour in the other view lies within `recall_patches`."""
+    """Per bin: the same of the share of pixels whose nearest neighbour in the other view lies within
+    `recall_patches`."""
     pairs: list[int]
     """Per bin: number of view pairs."""
     recall_patches: float
-    recall_per_pair: list[tuple[float, float]]
-    """(angle in degrees, recall) of every pair, in the same order for every arm."""
+    pair_scenes: list[int]
+    """[pairs]: index into `ProbeResults.scenes`. Pairs are the same for every arm, ordered by their first view."""
+    pair_bins: list[int]
+    pair_recall: list[float]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A paired comparison of an arm with the first one, over test images (or view pairs)."""
-
-    metric: str
-    """E.g. "pixel accuracy", "RMSE", "correspondence recall"."""
-    arm: str
-    baseline: str
-    mean_difference: float
-    """Arm minus baseline."""
-    confidence_low: float
-    """95 % bootstrap interval of the mean difference."""
-    confidence_high: float
-    p_value: float
-    """Two-sided Wilcoxon signed-rank."""
-    count: int
-    """Images or pairs compared."""
-    statement: str
-    """The same in words."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProbeResults:
     """Everything a probing run measured."""
 
@@ -121,9 +113,15 @@ class ProbeResults:
     train_data: list[str]
     test_data: list[str]
     test_images: list[str]
+    scenes: list[str]
+    """Names of the test scenes: the units of every comparison."""
+    image_scenes: list[int]
+    """[images]: index into `scenes`."""
     classes: list[str]
     counted_classes: list[int]
-    """Indices of the classes with at least 0.2 % of the labelled test pixels; mIoU averages these."""
+    """Indices of the classes that means go over: those with at least 0.2 % of the labelled test pixels."""
+    labelled_pixels: Array = field(default_factory=no_pixels)
+    """[images, classes] int64: labelled test pixels, empty without labels."""
     segmentation: dict[str, SegmentationResult] = field(default_factory=dict)
     """By arm name; empty if the data has no labels. The same for the others."""
     depth: dict[str, DepthResult] = field(default_factory=dict)
@@ -136,9 +134,11 @@ class ProbeResults:
     format_version: int = FORMAT_VERSION
 
     def save(self, path: Path) -> None:
-        """Write as JSON, atomically; NaN becomes null."""
+        """Write as JSON, atomically, one field a line; NaN becomes null, and of counts those that are not 0 stay."""
+        data = {name: _plain(value) for name, value in vars(self).items()}
+        lines = [f" {json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}" for name, value in data.items()]
         with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(_without_nan(dataclasses.asdict(self)), indent=1) + "\n")
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
     @staticmethod
     def load(path: Path) -> ProbeResults:
@@ -154,19 +154,21 @@ class ProbeResults:
                     f"{path} has results version {data['format_version']}, but this program reads version "
                     f"{FORMAT_VERSION}: run fit3d-probe again."
                 )
+            num_classes = len(data["classes"])
+            data["labelled_pixels"] = from_sparse(data["labelled_pixels"], 1, num_classes, 1)[..., 0]
             data["arms"] = [Arm(arm["name"], tuple(arm["backbones"])) for arm in data["arms"]]
             for name, kind in _PARTS.items():
+                for values in data[name].values():
+                    if "counts" in values:
+                        values["counts"] = ClassCounts.from_sparse(values["counts"], num_classes)
                 data[name] = {arm: kind(**_with_nan(values)) for arm, values in data[name].items()}
-            for arm, found in data["consistency"].items():
-                pairs = [(angle, recall) for angle, recall in found.recall_per_pair]  # JSON knows no tuples
-                data["consistency"][arm] = dataclasses.replace(found, recall_per_pair=pairs)
-            data["comparisons"] = [Comparison(**_with_nan(values)) for values in data["comparisons"]]
+            data["comparisons"] = [_comparison(_with_nan(values)) for values in data["comparisons"]]
             return ProbeResults(**data)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read ({error.strerror}): give the results.json of fit3d-probe."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(
                 f"{path} is not a results.json of fit3d-probe ({error}): run fit3d-probe again."
             ) from error
@@ -199,13 +201,24 @@ class Example:
     """By arm name: [H, W] metres, of the first seed."""
 
 
-def _without_nan(value: Any) -> Any:
+def _comparison(values: dict[str, Any]) -> Comparison:
+    return Comparison(**{**values, "scenes": [SceneFigures(**scene) for scene in values["scenes"]]})
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
     if isinstance(value, float) and value != value:
         return None
+    if isinstance(value, ClassCounts):
+        return value.to_sparse()
+    if isinstance(value, np.ndarray):
+        return to_sparse(value[..., None])
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

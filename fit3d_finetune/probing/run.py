@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.correspondences import ConsistencyView
+from fit3d_finetune.probing.counts import Array, no_pixels
 from fit3d_finetune.probing.data.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
 from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, scenes_of
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
@@ -27,9 +28,9 @@ from fit3d_finetune.probing.paper import depth as paper_depth
 from fit3d_finetune.probing.paper import segmentation as paper_segmentation
 from fit3d_finetune.probing.paper.encoding import CropEncoder
 from fit3d_finetune.probing.protocol import PaperProtocol, Protocol
-from fit3d_finetune.probing.results import Arm, Comparison, Example, ProbeResults
+from fit3d_finetune.probing.results import Arm, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
-from fit3d_finetune.probing.significance import compare
+from fit3d_finetune.probing.significance import compare_arms
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 
@@ -59,9 +60,14 @@ class Probing:
 
 
 def default_arms(backbones: Sequence[str]) -> list[Arm]:
-    """Each backbone alone, and the original together with each other one."""
-    arms = [Arm(name, (name,)) for name in backbones]
-    return arms + [Arm(f"original + {name}", ("original", name)) for name in backbones if name != "original"]
+    """Each backbone alone, and the original together with each one.
+
+    With itself too: what a wider head gains where nothing new is added.
+    """
+    return [
+        *(Arm(name, (name,)) for name in backbones),
+        *(Arm(f"original + {name}", ("original", name)) for name in backbones),
+    ]
 
 
 def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
@@ -75,7 +81,11 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     require_data(probing.tasks, probing.train, probing.test)
     if {*probing.tasks} - {"consistency"}:
         warn_of_shared_images(probing.train, probing.test)
-    counted = _check_files(probing)
+    labelled = _check_files(probing)
+    image_scenes = scenes_of(probing.test)
+    scenes = list(dict.fromkeys(image_scenes))
+    # The published mean goes over all classes (without those that are neither labelled nor predicted).
+    counted = counted_classes(labelled.sum(axis=0)) if probing.protocol.name == "fast" else list(range(len(classes)))
     seconds: dict[str, float] = {}
     results = ProbeResults(
         protocol=probing.protocol.name,
@@ -85,8 +95,11 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
         train_data=[data.name for data in probing.train],
         test_data=[data.name for data in probing.test],
         test_images=[image.name for image in test],
+        scenes=scenes,
+        image_scenes=[scenes.index(name) for name in image_scenes],
         classes=list(classes),
         counted_classes=counted,
+        labelled_pixels=labelled,
         versions={name: version(name) for name in ("fit3d", "torch", "timm")},
     )
     with _timed(seconds, "encoding"):
@@ -99,47 +112,49 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     # First: views that show nothing in common are found before hours of training.
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
-            views = _geometry(probing.test)
+            views = _geometry(test, image_scenes)
             maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, encoded_test, index)) for arm in probing.arms}
             results = replace(results, consistency=measure_consistency(views, maps))
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
-            scores = SegmentationScores(probing.arms, probing.seeds, len(classes))
+            scores = SegmentationScores(probing.arms, probing.seeds, labelled)
             for index, predicted in _segment(probing, encoded_train, encoded_test, len(classes)):
-                scores.add(test[index].labels(len(classes)), predicted)
+                scores.add(index, test[index].labels(len(classes)), predicted)
                 if index in at:
                     firsts = {arm.name: predicted[a][0] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_labels.update(firsts)
-        results = replace(results, segmentation=scores.results(results.counted_classes))
+        segmented = scores.results(results.image_scenes, len(scenes), results.counted_classes)
+        results = replace(results, segmentation=segmented)
     if "depth" in probing.tasks:
         with _timed(seconds, "depth"):
-            depths = DepthScores(probing.arms, probing.seeds, probing.max_depth)
+            depths = DepthScores(probing.arms, probing.seeds, len(test), probing.max_depth)
             for index, predicted_depth in _estimate_depth(probing, encoded_train, encoded_test):
-                depths.add(probing.benchmark.scored(test[index].depth()), predicted_depth)
+                depths.add(index, probing.benchmark.scored(test[index].depth()), predicted_depth)
                 if index in at:
                     first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_depth.update(first)
-        results = replace(results, depth=depths.results())
+        results = replace(results, depth=depths.results(results.image_scenes, len(scenes)))
     if "nearest-neighbours" in probing.tasks:
         with _timed(seconds, "nearest neighbours"):
             found = nearest_neighbour_segmentation(
                 _labelled_maps(encoded_train, train, len(classes)),
                 _labelled_maps(encoded_test, test, len(classes)),
                 probing.arms,
-                len(classes),
+                labelled,
+                results.image_scenes,
                 results.counted_classes,
             )
         results = replace(results, nearest_neighbours=found)
-    return replace(results, comparisons=_comparisons(results), seconds=seconds), examples
+    return replace(results, comparisons=compare_arms([[results]]), seconds=seconds), examples
 
 
 # ---- tasks
 
 
-def _geometry(data: Sequence[LabelledImages]) -> list[ConsistencyView]:
-    images = [(image, part.name) for part in data for image in part.images]
+def _geometry(images: Sequence[LabelledImage], scenes: Sequence[str]) -> list[ConsistencyView]:
+    places = list(zip(images, scenes, strict=True))
     with progress("images") as bar:
-        return [image.consistency_view(name) for image, name in bar.track(images, description="Depth and cameras")]
+        return [image.consistency_view(scene) for image, scene in bar.track(places, description="Depth and cameras")]
 
 
 def _segment(
@@ -181,52 +196,27 @@ def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
     """The maps of an arm's backbones as one, [h, w, sum of C]; of unit length each where they are several.
 
     So each counts the same in the cosine of the whole, whatever the length of its features; fine-tuning towards
-    averaged features makes them shorter, and as they are the original's would decide alone.
+    averaged features makes them shorter, and as they are the original's would decide alone. A map beside itself has the
+    cosines of the map alone.
     """
-    maps = [encoded.features(name, index) for name in arm.backbones]
+    maps = [encoded.features(name, index) for name in dict.fromkeys(arm.backbones)]
     return maps[0] if len(maps) == 1 else torch.cat([F.normalize(map, dim=-1) for map in maps], dim=-1)
 
 
-# ---- checks and summaries
+# ---- checks and examples
 
 
-def _check_files(probing: Probing) -> list[int]:
-    """Read all files that the tasks need; the classes that means go over (none where no task needs labels)."""
+def _check_files(probing: Probing) -> Array:
+    """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
     if "depth" in probing.tasks:
         probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")
         check_depth(probing.test, probing.max_depth, "test")
     if not {"segmentation", "nearest-neighbours"} & {*probing.tasks}:
-        return []
+        return no_pixels()
     num_classes = len(probing.test[0].classes)
     count_labels(probing.train, num_classes, "training")
-    counts = count_labels(probing.test, num_classes, "test")
-    # The published mean goes over all classes (without those that are neither labelled nor predicted).
-    return list(range(num_classes)) if probing.protocol.name == "paper" else counted_classes(counts)
-
-
-def _comparisons(results: ProbeResults) -> list[Comparison]:
-    """Every arm against the first one, per image or pair, averaged over seeds."""
-    first, *others = [arm.name for arm in results.arms]
-    found: list[Comparison] = []
-    for arm in others:
-        if results.segmentation:
-            a, b = (_mean_over_seeds(results.segmentation[name].accuracy_per_image) for name in (arm, first))
-            found.append(compare("pixel accuracy", "%", arm, a, first, b))
-        if results.depth:
-            a, b = (_mean_over_seeds(results.depth[name].rmse_per_image) for name in (arm, first))
-            found.append(compare("RMSE", "m", arm, a, first, b, lower_is_better=True))
-        if results.nearest_neighbours:
-            c, d = (results.nearest_neighbours[name].accuracy_per_image for name in (arm, first))
-            found.append(compare("nearest-neighbour accuracy", "%", arm, c, first, d))
-        if results.consistency:
-            e, f = ([recall for _, recall in results.consistency[name].recall_per_pair] for name in (arm, first))
-            found.append(compare("correspondence recall", "%", arm, e, first, f))
-    return found
-
-
-def _mean_over_seeds(values: list[list[float]]) -> list[float]:
-    return np.mean(values, axis=0).tolist()
+    return count_labels(probing.test, num_classes, "test")
 
 
 def _example(

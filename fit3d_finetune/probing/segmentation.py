@@ -18,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.probing.counts import ClassCounts, counts_of
 from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
 from fit3d_finetune.probing.data.labelled_images import VOID
 from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.heads import LinearHeads
-from fit3d_finetune.probing.metrics import class_accuracy, confusion_matrix, iou_per_class, pixel_accuracy
+from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.protocol import FastProtocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
+from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes
 from fit3d_ns.common.console import progress
 from fit3d_ns.features.patch_grid import upsample_to_pixels
 from fit3d_ns.rasterization.kernel_cache import load_kernels
@@ -164,32 +166,36 @@ def predict_segmentation(
 
 
 class SegmentationScores:
-    """Confusion matrices of all heads, filled image by image."""
+    """Pixel counts of all heads, filled image by image."""
 
-    def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], num_classes: int) -> None:
-        self.arms, self.num_classes = arms, num_classes
-        self.confusion = np.zeros((len(arms), len(seeds), num_classes, num_classes), np.int64)
-        self.accuracy: list[list[list[float]]] = [[[] for _ in seeds] for _ in arms]
+    def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], labelled_pixels: Array) -> None:
+        """Arguments: the heads' arms and seeds; `labelled_pixels` [images, classes] of the test images."""
+        self.arms, self.labelled_pixels = arms, labelled_pixels
+        self.intersections = np.zeros((len(arms), len(seeds), *labelled_pixels.shape), np.int64)
+        self.unions = np.zeros_like(self.intersections)
 
-    def add(self, labels: Array, predicted: list[list[Array]]) -> None:
-        """Count one image: labels [H, W], predictions [arms][seeds] of [H, W]."""
+    def add(self, index: int, labels: Array, predicted: list[list[Array]]) -> None:
+        """Count the image of this index: labels [H, W], predictions [arms][seeds] of [H, W]."""
         for a, of_arm in enumerate(predicted):
             for s, values in enumerate(of_arm):
-                counts = confusion_matrix(labels, values, self.num_classes)
-                self.confusion[a, s] += counts
-                self.accuracy[a][s].append(pixel_accuracy(counts))
+                counts = counts_of(confusion_matrix(labels, values, self.labelled_pixels.shape[1]))
+                self.intersections[a, s, index], self.unions[a, s, index] = counts
 
-    def results(self, counted: Sequence[int]) -> dict[str, SegmentationResult]:
-        """By arm name; `counted` are the classes that means go over."""
+    def results(
+        self, image_scenes: Sequence[int], scenes: int, counted: Sequence[int]
+    ) -> dict[str, SegmentationResult]:
+        """By arm name; `image_scenes` is each image's scene, `counted` are the classes that means go over."""
         found = {}
         for a, arm in enumerate(self.arms):
-            matrices = list(self.confusion[a])
-            ious = [iou_per_class(matrix) for matrix in matrices]
+            counts = ClassCounts(self.intersections[a], self.unions[a])
+            of_scenes = (counts, self.labelled_pixels, image_scenes, scenes)
+            ious = iou_per_class(counts)
             found[arm.name] = SegmentationResult(
-                miou=[float(np.nanmean(iou[list(counted)])) for iou in ious],
-                pixel_accuracy=[pixel_accuracy(matrix) for matrix in matrices],
-                class_accuracy=[class_accuracy(matrix, counted) for matrix in matrices],
-                iou_per_class=[iou.tolist() for iou in ious],
-                accuracy_per_image=self.accuracy[a],
+                miou=mean_over_scenes(iou_sums(*of_scenes, counted)),
+                pooled_miou=mean_known(ious.T[list(counted)]).tolist(),
+                pixel_accuracy=mean_over_scenes(accuracy_sums(*of_scenes)),
+                class_accuracy=mean_over_scenes(accuracy_sums(*of_scenes, counted)),
+                iou_per_class=ious.tolist(),
+                counts=counts,
             )
         return found

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.metrics import DEPTH_METRICS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_ns.common.atomic import atomic_file
 
 Table = list[list[Any]]
 
-SEGMENTATION_METRICS = ("miou", "pixel_accuracy", "class_accuracy")
+SEGMENTATION_METRICS = ("miou", "pooled_miou", "pixel_accuracy", "class_accuracy")
 
 
 def write_tables(results: ProbeResults, folder: Path) -> None:
@@ -30,7 +32,8 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
     """Tables by name, each with a header row; only of tasks that ran.
 
     segmentation and depth have a row per arm and seed, classes per arm and class (IoU of every seed),
-    nearest_neighbours per arm, consistency per arm and bin of angles.
+    nearest_neighbours per arm, consistency per arm and bin of angles, comparisons per arm and task, and scenes per arm,
+    task and test scene.
     """
     tables: dict[str, Table] = {}
     if results.segmentation:
@@ -43,16 +46,51 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
     if results.depth:
         tables["depth"] = _by_seed(results.depth, DEPTH_METRICS, results.seeds)
     if results.nearest_neighbours:
-        tables["nearest_neighbours"] = [["arm", "k", "miou", "pixel_accuracy"]]
+        tables["nearest_neighbours"] = [["arm", "k", "miou", "pooled_miou", "pixel_accuracy"]]
         for arm, nearest in results.nearest_neighbours.items():
-            tables["nearest_neighbours"].append([arm, nearest.k, nearest.miou, nearest.pixel_accuracy])
+            tables["nearest_neighbours"].append(
+                [arm, nearest.k, nearest.miou, nearest.pooled_miou, nearest.pixel_accuracy]
+            )
     if results.consistency:
         tables["consistency"] = [["arm", "from_degrees", "to_degrees", "recall", "cosine", "pairs"]]
         for arm, consistent in results.consistency.items():
             bounds = zip(consistent.angle_edges[:-1], consistent.angle_edges[1:], strict=True)
             figures = zip(bounds, consistent.recall, consistent.cosine, consistent.pairs, strict=True)
             tables["consistency"] += [[arm, *bound, *values] for bound, *values in figures]
+    if results.comparisons:
+        tables["comparisons"] = comparison_table(results.comparisons)
+        tables["scenes"] = scene_table(results.comparisons)
     return tables
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """A header and a row per comparison; shares in 0..1, lengths in metres, empty where there was no test."""
+    header = ["task", "metric", "unit", "higher_is_better", "arm", "baseline", "before", "after", "difference"]
+    rows = [[getattr(one, name) for name in header] for one in comparisons]
+    tested = ["confidence_low", "confidence_high", "p_value", "p_holm"]
+    for row, one in zip(rows, comparisons, strict=True):
+        values = [getattr(one, name) for name in tested]
+        row += ["" if math.isnan(value) else value for value in values]
+        row += [len(one.scenes), one.frames, one.seeds, one.words]
+    return [[*header, *tested, "scenes", "frames", "seeds", "verdict"], *rows]
+
+
+def scene_table(comparisons: Sequence[Comparison]) -> Table:
+    """A header and a row per comparison and test scene; shares in 0..1, lengths in metres."""
+    header = ["task", "metric", "unit", "arm", "baseline"]
+    rows = [
+        [
+            *(getattr(one, name) for name in header),
+            scene.scene,
+            scene.frames,
+            scene.before,
+            scene.after,
+            scene.difference,
+        ]
+        for one in comparisons
+        for scene in one.scenes
+    ]
+    return [[*header, "scene", "frames", "before", "after", "difference"], *rows]
 
 
 def _by_seed(part: dict[str, Any], metrics: Sequence[str], seeds: Sequence[int]) -> Table:

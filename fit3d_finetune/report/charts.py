@@ -6,10 +6,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from fit3d_finetune.probing.comparison import number
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.headline import headline_arm, is_control
 from fit3d_finetune.report.markup import Markup, tag
-from fit3d_finetune.report.metrics import mean, number, spread
+from fit3d_finetune.report.metrics import mean, spread
 
 _WIDTH, _HEIGHT = 440, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 14, 44

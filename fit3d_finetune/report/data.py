@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fit3d_finetune.probing.results import Comparison, Example, ProbeResults
+from fit3d_finetune.probing.results import Example, ProbeResults
+from fit3d_finetune.probing.tables import comparison_table, scene_table
 from fit3d_finetune.report.charts import class_ious
 from fit3d_finetune.report.features import FeatureViews
 from fit3d_finetune.report.metrics import mean, metrics_of, spread
@@ -22,8 +23,8 @@ Row = Sequence[object]
 def write_figures(results: ProbeResults, examples: Sequence[Example], views: FeatureViews | None, folder: Path) -> None:
     """Write the data of each figure into `folder`; a file of an earlier report that is no longer made is removed.
 
-    arms.csv, class_iou.csv, consistency.csv, comparisons.csv, examples.csv and features.json. Shares are in 0..1,
-    lengths in metres; an empty field is a value that there is not.
+    arms.csv, class_iou.csv, consistency.csv, comparisons.csv, scenes.csv, examples.csv and features.json. Shares are in
+    0..1, lengths in metres; an empty field is a value that there is not.
     """
     _write_csv(folder / "arms.csv", ("arm", "task", "metric", "mean", "spread", "values"), _arm_rows(results))
     _write_csv(folder / "class_iou.csv", ("class", "counted", "arm", "mean", "spread"), _class_rows(results))
@@ -32,8 +33,11 @@ def write_figures(results: ProbeResults, examples: Sequence[Example], views: Fea
         ("arm", "angle_from", "angle_to", "pairs", "recall", "cosine"),
         _consistency_rows(results),
     )
-    fields = [field.name for field in dataclasses.fields(Comparison)]
-    _write_csv(folder / "comparisons.csv", fields, map(dataclasses.astuple, results.comparisons))
+    for name, (header, *rows) in (
+        ("comparisons", comparison_table(results.comparisons)),
+        ("scenes", scene_table(results.comparisons)),
+    ):
+        _write_csv(folder / f"{name}.csv", header, rows)
     fields = [field.name for field in dataclasses.fields(ExampleError)]
     _write_csv(folder / "examples.csv", fields, map(dataclasses.astuple, example_errors(results, examples)))
     path = folder / "features.json"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from fit3d_finetune.probing.comparison import number
 from fit3d_finetune.probing.results import Example
 from fit3d_finetune.report.images import Array, framed, path_caption, photo, png_uri, scale_bar
 from fit3d_finetune.report.markup import Markup, tag
-from fit3d_finetune.report.metrics import number
 from fit3d_finetune.report.pictures import (
     assign_clusters,
     cluster_colours,

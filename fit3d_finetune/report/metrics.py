@@ -1,15 +1,17 @@
-"""The columns of the table of arms: where each figure stands in the results, and how it is written."""
+"""The columns of the table of arms: where each figure stands in the results, and how it is written.
+
+All are means over the test scenes; the first of each task is the one that arms are compared in.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
-
-MISSING = "–"
+from fit3d_finetune.probing.comparison import number
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.probing.scene_figures import mean_over_scenes, recall_name, recall_sums, shown_bin
 
 _CLASS_ACCURACY = "share of a class's pixels that were found, mean over counted classes, %"
 _RECALL = "pixels whose nearest neighbour in the other view is right, %"
@@ -47,16 +49,6 @@ class Metric:
         return self.values(results, arm) if arm in getattr(results, self.part) else []
 
 
-def number(value: float, decimals: int, signed: bool = False) -> str:
-    """A number with a true minus sign; a dash if it is NaN or infinite."""
-    if not math.isfinite(value):
-        return MISSING
-    text = f"{value:{'+' if signed else ''}.{decimals}f}"
-    if float(text) == 0:
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
 def mean(values: Sequence[float]) -> float:
     """Mean of those that are not NaN; NaN if none is left."""
     known = [value for value in values if not math.isnan(value)]
@@ -88,15 +80,6 @@ def best_arms(results: ProbeResults, metric: Metric) -> set[str]:
     return {arm for arm, value in known.items() if metric.write(value) == metric.write(best)}
 
 
-def headline_bin(result: ConsistencyResult) -> int | None:
-    """The bin of angles that holds 45 degrees, where single images fail; None if it has no pairs."""
-    edges = result.angle_edges
-    for index, (low, high) in enumerate(itertools.pairwise(edges)):
-        if low <= 45 < high and not math.isnan(result.recall[index]):
-            return index
-    return None
-
-
 def _seeded(part: str, field: str) -> Callable[[ProbeResults, str], list[float]]:
     def values(results: ProbeResults, arm: str) -> list[float]:
         return list(getattr(getattr(results, part)[arm], field))
@@ -109,7 +92,15 @@ def _single(part: str, field: str) -> Callable[[ProbeResults, str], list[float]]
 
 
 _SEEDED = (
-    Metric("segmentation", "mIoU", _seeded("segmentation", "miou"), 100, 1, True, "mean IoU of the counted classes, %"),
+    Metric(
+        "segmentation",
+        "mIoU",
+        _seeded("segmentation", "miou"),
+        100,
+        1,
+        True,
+        "mean IoU of the counted classes in a scene's labels, %",
+    ),
     Metric("segmentation", "pixel acc.", _seeded("segmentation", "pixel_accuracy"), 100, 1, True, "right pixels, %"),
     Metric("segmentation", "class acc.", _seeded("segmentation", "class_accuracy"), 100, 1, True, _CLASS_ACCURACY),
     Metric("depth", "RMSE", _seeded("depth", "rmse"), 1, 3, False, "root mean squared error, m"),
@@ -137,20 +128,19 @@ def _consistency_metrics(results: ProbeResults) -> list[Metric]:
     """Recall and cosine in the bin around 45 degrees, else recall over all pairs."""
     if not results.consistency:
         return []
-    first = next(iter(results.consistency.values()))
-    index = headline_bin(first)
+    index = shown_bin(results)
+    name = recall_name(results)
     if index is None:
-        return [Metric("consistency", "recall", _mean_recall, 100, 1, True, f"{_RECALL}, mean over all pairs")]
-    angles = f"{first.angle_edges[index]:g}–{first.angle_edges[index + 1]:g}°"
+        return [Metric("consistency", name, _recall, 100, 1, True, f"{_RECALL}, all pairs")]
 
-    def in_bin(field: str) -> Callable[[ProbeResults, str], list[float]]:
-        return lambda results, arm: [getattr(results.consistency[arm], field)[index]]
+    def cosine(results: ProbeResults, arm: str) -> list[float]:
+        return [results.consistency[arm].cosine[index]]
 
     return [
-        Metric("consistency", f"recall at {angles}", in_bin("recall"), 100, 1, True, _RECALL),
-        Metric("consistency", f"cosine at {angles}", in_bin("cosine"), 1, 3, True, _COSINE),
+        Metric("consistency", name, _recall, 100, 1, True, _RECALL),
+        Metric("consistency", name.replace("recall", "cosine"), cosine, 1, 3, True, _COSINE),
     ]
 
 
-def _mean_recall(results: ProbeResults, arm: str) -> list[float]:
-    return [mean([recall for _, recall in results.consistency[arm].recall_per_pair])]
+def _recall(results: ProbeResults, arm: str) -> list[float]:
+    return mean_over_scenes(recall_sums(results, results.consistency[arm], shown_bin(results)))

@@ -15,7 +15,7 @@ from fit3d_finetune.report.headline import headline, headline_arm, is_control
 from fit3d_finetune.report.images import photo_style
 from fit3d_finetune.report.markup import Content, Markup, join, tag
 from fit3d_finetune.report.predictions import depth_rows, segmentation_rows
-from fit3d_finetune.report.tables import comparison_list, finding_tiles, provenance, table_of_arms
+from fit3d_finetune.report.tables import comparison_list, finding_tiles, how_compared, provenance, table_of_arms
 from fit3d_ns.common.atomic import atomic_file
 
 # The browser itself then refuses to load anything from elsewhere.
@@ -62,7 +62,8 @@ def _page(results: ProbeResults, examples: Sequence[Example], views: FeatureView
 
 
 def _header(results: ProbeResults) -> Markup:
-    tested = f"{len(results.test_images)} test images · " if results.test_images else ""
+    scenes = f"{len(results.scenes)} test scene{'s' if len(results.scenes) != 1 else ''} · "
+    tested = f"{len(results.test_images)} test images of {scenes}" if results.test_images else ""
     seeds = f"{len(results.seeds)} probe seed{'s' if len(results.seeds) != 1 else ''}"
     return tag(
         "header",
@@ -78,16 +79,18 @@ def _sections(results: ProbeResults, examples: Sequence[Example], views: Feature
     left_out = ""
     if views and views.left_out:
         left_out = f" Not shown, having another number of channels: {', '.join(views.left_out)}."
-    controls = " Controls have the same budget without 3D." if any(map(is_control, results.arms)) else ""
+    controls = ""
+    if any(map(is_control, results.arms)):
+        controls = " Controls (grey) show what does not come from 3D: a tuning without it, or a head as wide as any."
     order = f" Classes that “{arm.name}” gained most in come first." if arm else ""
     has_classes = bool(class_ious(results))
     return [
         _section(
             "Arms",
-            f"Mean and standard deviation over the probe seeds; the best of each column is bold.{controls}",
+            f"Means over test scenes, ± standard deviation over probe seeds; bold is the best of a column.{controls}",
             table_of_arms(results),
         ),
-        _section(f"Compared with “{first}”", "Paired over test images or view pairs.", comparison_list(results)),
+        _section(f"Compared with “{first}”", how_compared(results), comparison_list(results)),
         _section(
             "IoU by class",
             f"Per cent.{order} Pale classes are too rare in the test data to count in mIoU.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from fit3d_finetune.probing.comparison import number
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.report.images import (
     MAP_SIDE,
@@ -21,7 +22,6 @@ from fit3d_finetune.report.images import (
     shrink,
 )
 from fit3d_finetune.report.markup import Markup, tag
-from fit3d_finetune.report.metrics import number
 from fit3d_finetune.report.pictures import (
     VOID,
     class_colours,

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from fit3d_finetune.probing.results import Comparison, ProbeResults
+from fit3d_finetune.probing.comparison import LEVEL, MIN_SCENES, MISSING, Comparison, number
+from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.charts import arm_style
-from fit3d_finetune.report.headline import (
-    TASK_NAMES,
-    Finding,
-    find_changes,
-    headline_arm,
-    is_control,
-    is_significant,
-)
+from fit3d_finetune.report.headline import TASK_NAMES, changes_of, headline_arm, is_control
 from fit3d_finetune.report.markup import Content, Markup, join, tag
-from fit3d_finetune.report.metrics import MISSING, Metric, best_arms, mean, metrics_of, number, spread
+from fit3d_finetune.report.metrics import Metric, best_arms, mean, metrics_of, spread
 
 _GROUPS = {
     "segmentation": "Segmentation",
@@ -23,43 +18,30 @@ _GROUPS = {
     "nearest_neighbours": "Nearest neighbours",
     "consistency": "Consistency",
 }
-_VERDICTS = {
-    "better": "significantly better",
-    "worse": "significantly worse",
-    "mixed": "mixed",
-    "unclear": "no significant difference",
-    "untested": "not tested",
-}
 
 
 def finding_tiles(results: ProbeResults) -> Markup | None:
     """One tile for each task of the arm that the headline is about."""
     arm = headline_arm(results)
-    findings = find_changes(results, arm) if arm else []
-    return tag("div", [_tile(finding) for finding in findings], class_="tiles") if findings else None
+    changes = changes_of(results, arm) if arm else []
+    return tag("div", [_tile(change) for change in changes], class_="tiles") if changes else None
 
 
-def _tile(finding: Finding) -> Markup:
-    unit = "%" if finding.metric.scale == 100 else "m" if finding.metric.name == "RMSE" else ""
-    before, after = finding.metric.write(finding.before), finding.metric.write(finding.after)
-    test = None
-    if finding.comparison is not None:
-        low, high = _in_unit(finding.comparison, finding.comparison.confidence_low, finding.comparison.confidence_high)
-        test = tag(
-            "p",
-            f"{_difference(finding.comparison)} in {finding.comparison.metric}, ",
-            f"95 % interval {low} to {high}, {_p_value(finding.comparison.p_value)}",
-            class_="test",
-        )
+def _tile(change: Comparison) -> Markup:
+    evidence = f"{change.interval}, {change.p_words}" if change.tested else change.by_scene
     return tag(
         "div",
-        tag("h3", TASK_NAMES[finding.task].capitalize()),
-        tag("p", finding.change, class_="big"),
-        tag("p", f"{finding.metric.name} {before} → {after} {unit}".rstrip()),
-        tag("p", tag("span", _VERDICTS[finding.verdict], class_=f"verdict {finding.verdict}")),
-        test,
-        class_=f"tile {finding.verdict}",
+        tag("h3", TASK_NAMES[change.task].capitalize()),
+        tag("p", change.write_difference(change.difference), class_="big"),
+        tag("p", change.figures),
+        tag("p", _chip(change)),
+        tag("p", evidence, class_="test"),
+        class_=f"tile {change.verdict}",
     )
+
+
+def _chip(change: Comparison) -> Markup:
+    return tag("span", change.words, class_=f"verdict {change.verdict}")
 
 
 def table_of_arms(results: ProbeResults) -> Markup | None:
@@ -109,24 +91,50 @@ def _cell(metric: Metric, values: list[float], is_best: bool) -> Markup:
 
 
 def comparison_list(results: ProbeResults) -> Markup | None:
-    """Each paired test in words."""
+    """Each comparison in words, and below them the differences by scene."""
     if not results.comparisons:
         return None
-    entries = []
-    for comparison in results.comparisons:
-        verdict = _direction(comparison)
-        chip = tag("span", _VERDICTS[verdict], class_=f"verdict {verdict}")
-        entries.append(tag("li", chip, tag("span", comparison.statement)))
-    return tag("ul", entries, class_="statements")
+    entries = [tag("li", _chip(change), tag("span", change.statement)) for change in results.comparisons]
+    return join(tag("ul", entries, class_="statements"), _scene_tables(results.comparisons))
 
 
-def _direction(comparison: Comparison) -> str:
-    if math.isnan(comparison.mean_difference):
-        return "untested"
-    if not is_significant(comparison):
-        return "unclear"
-    lower_is_better = "rmse" in comparison.metric.lower()
-    return "better" if (comparison.mean_difference > 0) != lower_is_better else "worse"
+def how_compared(results: ProbeResults) -> str:
+    """What was compared and by which test."""
+    scenes = len(results.scenes)
+    unit = f"The main figure of each task; the unit is the test scene ({scenes} here), not the image."
+    tested = sum(change.tested for change in results.comparisons)
+    if not tested:
+        return f"{unit} Fewer than {MIN_SCENES} scenes are not tested: the differences by scene are all there is."
+    return (
+        f"{unit} Hierarchical bootstrap over scenes, blocks of consecutive frames and probe seeds; Student’s t; "
+        f"Holm’s correction over the {tested} comparisons of this table. Corrected p-values below {LEVEL:g} are called "
+        "significant; intervals are of one comparison alone."
+    )
+
+
+def _scene_tables(comparisons: Sequence[Comparison]) -> list[Markup]:
+    """For each figure the differences of every arm in every scene."""
+    figures: dict[tuple[str, str], list[Comparison]] = {}
+    for change in comparisons:
+        if change.scenes:
+            figures.setdefault((change.task, change.metric), []).append(change)
+    return [_scene_table(changes) for changes in figures.values()]
+
+
+def _scene_table(changes: list[Comparison]) -> Markup:
+    first = changes[0]
+    names = list(dict.fromkeys(scene.scene for change in changes for scene in change.scenes))
+    rows = []
+    for change in changes:
+        by_scene = {scene.scene: scene.difference for scene in change.scenes}
+        cells = [change.write_signed(by_scene.get(name, math.nan)) for name in names]
+        mean_cell = tag("td", tag("b", change.write_signed(change.difference)), class_="start")
+        rows.append(tag("tr", tag("th", change.arm, class_="name"), [tag("td", cell) for cell in cells], mean_cell))
+    way = "higher" if first.higher_is_better else "lower"
+    title = f"{first.metric}: difference to “{first.baseline}” by scene, {first.difference_unit} ({way} is better)"
+    heads = [tag("th", "arm", class_="name"), [tag("th", name) for name in names], tag("th", "mean", class_="start")]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="by-scene")
+    return tag("div", tag("h3", title), tag("div", table, class_="wide"), class_="scene-table")
 
 
 def provenance(results: ProbeResults) -> Markup:
@@ -138,6 +146,7 @@ def provenance(results: ProbeResults) -> Markup:
         ("Training data", ", ".join(results.train_data)),
         ("Test data", ", ".join(results.test_data)),
         ("Test images", str(len(results.test_images)) if results.test_images else ""),
+        ("Test scenes", f"{len(results.scenes)}: {', '.join(results.scenes)}" if results.scenes else ""),
         ("Counted classes", f"{len(counted)} of {len(results.classes)}: {', '.join(counted)}" if counted else ""),
         ("Arms", _lines([f"{arm.name}: {' ⊕ '.join(arm.backbones)}" for arm in results.arms])),
         ("Versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
@@ -157,20 +166,3 @@ def _fact(key: str, value: object) -> Markup:
 
 def _lines(entries: list[str]) -> Content:
     return [tag("div", entry) for entry in entries] or None
-
-
-def _in_unit(comparison: Comparison, *values: float) -> tuple[str, ...]:
-    if "rmse" in comparison.metric.lower():
-        return tuple(number(value, 3, signed=True) for value in values)
-    return tuple(number(100 * value, 1, signed=True) for value in values)
-
-
-def _difference(comparison: Comparison) -> str:
-    unit = "m" if "rmse" in comparison.metric.lower() else "points"
-    return f"{_in_unit(comparison, comparison.mean_difference)[0]} {unit}"
-
-
-def _p_value(value: float) -> str:
-    if math.isnan(value):
-        return "p –"
-    return "p < 0.001" if value < 0.001 else f"p = {number(value, 3)}"

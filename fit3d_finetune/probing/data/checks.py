@@ -54,7 +54,7 @@ def warn_of_shared_images(train: Sequence[LabelledImages], test: Sequence[Labell
 
 
 def count_labels(data: Sequence[LabelledImages], num_classes: int, use: str) -> Array:
-    """Labelled pixels per class [num_classes], int64; reads and so checks every label file.
+    """Labelled pixels [images, num_classes], int64; reads and so checks every label file.
 
     Args:
         data: with labels.
@@ -65,13 +65,13 @@ def count_labels(data: Sequence[LabelledImages], num_classes: int, use: str) -> 
         InputError: a file is not fit for its image or the classes, or there is no labelled pixel.
     """
     images = [image for part in data for image in part.images]
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros((len(images), 256), np.int64)
     with progress("files") as bar:
-        for image in bar.track(images, description=f"Checking {use} labels"):
-            counts += np.bincount(image.labels(num_classes).ravel(), minlength=256)
-    if not counts[:num_classes].any():
+        for index, image in enumerate(bar.track(images, description=f"Checking {use} labels")):
+            counts[index] = np.bincount(image.labels(num_classes).ravel(), minlength=256)
+    if not counts[:, :num_classes].any():
         raise InputError(f"no {use} image has a labelled pixel: give {use} data with labels.")
-    return counts[:num_classes]
+    return counts[:, :num_classes]
 
 
 def check_depth(data: Sequence[LabelledImages], max_depth: float, use: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class LabelledImage:
     depth_scale: float = 1e-3
     """Metres per unit of the depth file."""
     camera: PinholeCamera | None = None
+    scene: str = ""
+    """The part of its data set that hangs together, e.g. one drive of several; "": all of it does."""
 
     @property
     def has_geometry(self) -> bool:
@@ -138,6 +141,20 @@ class LabelledImages:
     @property
     def has_geometry(self) -> bool:
         return all(image.has_geometry for image in self.images)
+
+
+def scenes_of(data: Sequence[LabelledImages]) -> list[str]:
+    """The scene of every image, data set by data set: what figures are averaged and compared over.
+
+    A scene bears the last part of its data set's path, or the whole where two have the same, and the name of its part.
+    """
+    shorts = [Path(part.name).name or part.name for part in data]
+    names = [part.name if shorts.count(short) > 1 else short for part, short in zip(data, shorts, strict=True)]
+    return [
+        f"{name}/{image.scene}" if image.scene else name
+        for part, name in zip(data, names, strict=True)
+        for image in part.images
+    ]
 
 
 def _read(path: Path, what: str) -> Array:
