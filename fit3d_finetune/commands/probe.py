@@ -47,7 +47,7 @@ class ProbeArguments:
     """What to measure."""
     protocol: ProtocolName = "fast"
     """fast: cached features of whole images, minutes on a CPU; paper: what the published code does, crops encoded anew
-    in every iteration (hours on a GPU, weeks on a CPU)."""
+    in every iteration (days on a CPU; see docs/fidelity/probes.md)."""
     iterations: int | None = None
     """Probe training steps instead of the protocol's (both tasks)."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -119,7 +119,8 @@ class ProbeResults:
     """[images]: index into `scenes`."""
     classes: list[str]
     counted_classes: list[int]
-    """Indices of the classes that means go over: those with at least 0.2 % of the labelled test pixels."""
+    """Indices of the classes that means go over: under the fast protocol those with at least 0.2 % of the labelled test
+    pixels, under the paper's all."""
     labelled_pixels: Array = field(default_factory=no_pixels)
     """[images, classes] int64: labelled test pixels, empty without labels."""
     segmentation: dict[str, SegmentationResult] = field(default_factory=dict)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fit3d_finetune.commands.probe import ProbeArguments, main, run
+from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import mean, metrics_of
 from tests.fit3d_finetune.probing.scenes import (
@@ -127,23 +130,38 @@ def test_the_same_seeds_give_the_same_figures_and_a_seed_does_not_depend_on_the_
     assert alone.depth["original"].rmse[0] == pytest.approx(first.depth["original"].rmse[1], rel=1e-4)
 
 
-def test_the_paper_protocol_runs_with_its_windows_and_flips(tmp_path: Path) -> None:
+def test_the_paper_protocol_runs_from_end_to_end_and_counts_all_classes(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small: dict[str, Any] = {
+        "batch": 2,
+        "segmentation_sides": (256, 64),
+        "segmentation_crop": 64,
+        "segmentation_stride": 43,
+    }
+    monkeypatch.setitem(PROTOCOLS, "paper", replace(PAPER, **small))
+    scene = write_scene(tmp_path / "scene", views=2)
+    (scene / "classes.json").write_text(json.dumps([*CLASSES, "never seen"]))
     results = run(
         ProbeArguments(
-            test_data=(str(write_scene(tmp_path / "test", views=1)),),
-            train_data=(str(write_scene(tmp_path / "train", views=1)),),
-            backbone=BACKBONE,
+            test_data=(str(scene),),
+            train_data=(str(scene),),
+            finetuned=folders["finetuned"],
             tasks=("segmentation", "depth"),
             protocol="paper",
-            iterations=1,
-            seeds=(0,),
+            iterations=2,
+            seeds=(0, 1),
             device="cpu",
             output_dir=tmp_path / "out",
         )
     )
     assert results.protocol == "paper"
-    assert np.isfinite(results.segmentation["original"].miou).all()
-    assert np.isfinite(results.depth["original"].rmse).all()
+    assert results.counted_classes == [0, 1, 2, 3]
+    for arm in results.arms:
+        assert np.isfinite(results.segmentation[arm.name].pooled_miou).all()
+        assert np.isfinite(results.depth[arm.name].rmse).all()
+    assert "Counted classes" in (tmp_path / "out/report.html").read_text()
+    assert "4 of 4: " in (tmp_path / "out/report.html").read_text()
 
 
 def test_consistency_alone_needs_neither_training_data_nor_labels(tmp_path: Path) -> None:
@@ -188,6 +206,7 @@ def test_bad_arguments_end_with_code_2_and_one_sentence(
         ((*both, "--max-depth", "0"), "--max-depth must be a number of metres above 0"),
         ((*both, "--max-depth", "nan"), "--max-depth must be a number of metres above 0"),
         ((*both, "--max-depth", "1"), "no training image has a depth of at most 1 m"),
+        ((*both, "--depth-benchmark", "nyu"), "--depth-benchmark nyu is for images of 640x480, but"),
         ((*both, "--finetuned", tmp_path), "is not a fine-tuned backbone (no fit3d.json)"),
         ((*both, "--control", tuned), "--control needs --finetuned"),
         ((*both, "--finetuned", tuned, "--control", tmp_path / "none"), "is not a fine-tuned backbone"),
@@ -221,8 +240,6 @@ def test_bad_labels_anywhere_stop_the_run_before_anything_is_encoded(
 
 
 def test_a_control_of_another_backbone_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from fit3d_ns.common.errors import InputError
 
     other = write_finetuned(tmp_path / "other", 0.01, replace(BACKBONE, layer=1))

@@ -57,13 +57,13 @@ def test_only_the_first_backbones_class_token_is_used() -> None:
 
 def test_a_planted_depth_is_learned_and_noise_knows_nothing() -> None:
     heads = train()
-    scores = DepthScores(ARMS, (0, 1), MAX_DEPTH)
     tested = [Ramp(seed=seed) for seed in (21, 22, 23)]
+    scores = DepthScores(ARMS, (0, 1), len(tested), MAX_DEPTH)
     arguments = (ColourEncoder(), heads, tested, TINY, BENCHMARK, MAX_DEPTH)
     for index, predicted in predict_depth(*arguments):  # type: ignore[arg-type]
         assert predicted.shape == (3, 2, 64, 72)
-        scores.add(tested[index].depth(), predicted)
-    results = scores.results()
+        scores.add(index, tested[index].depth(), predicted)
+    results = scores.results([0, 0, 0], 1)
     assert max(results["colour"].rmse) < 0.6
     assert max(results["both"].rmse) < 0.9
     assert min(results["noise"].rmse) > 1.2 * max(results["both"].rmse)
