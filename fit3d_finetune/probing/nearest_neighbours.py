@@ -60,8 +60,10 @@ def nearest_neighbour_segmentation(
         seed: of that sample.
 
     Raises:
-        InputError: no training patch has a label.
+        InputError: no training patch has a label, or no test pixel.
     """
+    if not labelled_pixels.any():
+        raise InputError("no test image has a labelled pixel; give test data with labels.")
     num_classes = labelled_pixels.shape[1]
     features, classes = sample_patches(train, num_classes, max_train_patches, seed)
     intersections = np.zeros((len(arms), 1, *labelled_pixels.shape), np.int64)

@@ -17,7 +17,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def view_rows(splats: Splats, view: PinholeView) -> Rows:
     """B of one view in CSR: indptr [h * w + 1], columns (Gaussians) and values; memory of the tile lists' entries."""
-    from fit3d_ns.rasterization.cpu import bin_gaussians
+    from fit3d_ns.rasterization.binning import bin_gaussians
     from fit3d_ns.rasterization.kernel_cache import load_kernels
     from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 

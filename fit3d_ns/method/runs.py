@@ -7,6 +7,7 @@ dataparsers.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import pickle
 from pathlib import Path
@@ -50,38 +51,39 @@ def read_config(path: Path, model: type[SplatfactoModelConfig] = Fit3DModelConfi
     """
     config = load_config(path)
     sweep_leftovers(path.parent)
-    manager, kind = config.pipeline.datamanager, FullImageDatamanagerConfig
-    if model is Fit3DModelConfig:
-        kind, method = Fit3DDatamanagerConfig, "a fit3d method: train with ns-train fit3d-features first"
-    else:
-        method = "splatfacto or a fit3d method: features need Gaussians"
-    if not isinstance(config.pipeline.model, model) or not isinstance(manager, kind):
-        raise InputError(f"{path} is not the config.yml of {method}.")
-    _require_types(path, config)
+    ours = model is Fit3DModelConfig
+    _require_type(path, config, "pipeline", VanillaPipelineConfig)
+    kind = Fit3DDatamanagerConfig if ours else FullImageDatamanagerConfig
+    if not isinstance(config.pipeline.model, model) or not isinstance(config.pipeline.datamanager, kind):
+        wanted = "a fit3d method: train with ns-train fit3d-features first" if ours else _GAUSSIAN_METHODS
+        raise InputError(f"{path} is not the config.yml of {wanted}.")
+    for name, type_ in _TYPES.items():
+        _require_type(path, config, name, type_)
     use_found_paths(path, config)
     return config
 
 
-def _require_types(path: Path, config: TrainerConfig) -> None:
-    """What is set up or read below is what its place is for; a configuration can be written by hand."""
-    manager, parts = config.pipeline.datamanager, config.pipeline
-    kinds: tuple[tuple[str, Any, Any], ...] = (
-        ("pipeline", parts, VanillaPipelineConfig),
-        ("pipeline.datamanager.dataparser", manager.dataparser, DataParserConfig),
-        ("pipeline.datamanager.data", manager.data, Path | str | None),
-        ("pipeline.datamanager.dataparser.data", manager.dataparser.data, Path | str),
-        ("pipeline.model.camera_optimizer", parts.model.camera_optimizer, CameraOptimizerConfig),
-        ("output_dir", config.output_dir, Path | str),
-        ("relative_model_dir", config.relative_model_dir, Path | str),
-        ("experiment_name", config.experiment_name, str | None),
-        ("method_name", config.method_name, str),
-        ("timestamp", config.timestamp, str),
-        ("data", config.data, Path | str | None),
-        ("max_num_iterations", config.max_num_iterations, int),
-    )
-    for name, value, kind in kinds:
-        if not isinstance(value, kind):
-            raise InputError(f"{path}: {name!r} is {value!r}; give the config.yml as ns-train wrote it.")
+_GAUSSIAN_METHODS = "splatfacto or a fit3d method: features need Gaussians"
+_TYPES: dict[str, Any] = {
+    "pipeline.datamanager.data": Path | str | None,
+    "pipeline.datamanager.dataparser": DataParserConfig,
+    "pipeline.datamanager.dataparser.data": Path | str,
+    "pipeline.model.camera_optimizer": CameraOptimizerConfig,
+    "output_dir": Path | str,
+    "relative_model_dir": Path | str,
+    "experiment_name": str | None,
+    "method_name": str,
+    "timestamp": str,
+    "data": Path | str | None,
+    "max_num_iterations": int,
+}
+"""Of what is set up or read here: a configuration can be written by hand."""
+
+
+def _require_type(path: Path, config: TrainerConfig, name: str, kind: Any) -> None:
+    value = operator.attrgetter(name)(config)
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: {name!r} is {value!r}; give the config.yml as ns-train wrote it.")
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

@@ -138,11 +138,11 @@ def test_a_planted_depth_is_learned_also_from_mirrored_images(mirrored: bool, up
     statistics = standardizations(train)
     protocol = tiny(depth_iterations=150, depth_lr=2e-2, depth_upsampling=upsampling)
     heads = train_depth(train, statistics, ARMS, (0, 1), protocol, MAX_DEPTH)
-    scores = DepthScores(ARMS, (0, 1), MAX_DEPTH)
+    scores = DepthScores(ARMS, (0, 1), len(test.images), MAX_DEPTH)
     for index, predicted in predict_depth(heads, test, statistics, upsampling, MAX_DEPTH):
         assert predicted.shape == (2, 2, 48, 64)
-        scores.add(test.images[index].depth(), predicted)
-    results = scores.results()
+        scores.add(index, test.images[index].depth(), predicted)
+    results = scores.results([0] * len(test.images), 1)
     assert max(results["good"].rmse) < 0.35
     assert min(results["noise"].rmse) > 2 * max(results["good"].rmse)
 
@@ -182,15 +182,17 @@ def test_images_of_different_sizes_train_together() -> None:
     assert all(value.isfinite().all() for value in heads.state_dict().values())
 
 
-def test_means_over_images_leave_out_those_without_depth() -> None:
-    scores = DepthScores(ARMS[:1], (0,), MAX_DEPTH)
-    scores.add(np.full((2, 2), 4.0), np.full((1, 1, 2, 2), 5.0))
-    scores.add(np.zeros((2, 2)), np.full((1, 1, 2, 2), 5.0))
-    result = scores.results()["good"]
-    assert result.rmse == [1.0]
-    assert result.abs_rel == [0.25]
-    assert result.rmse_per_image[0][0] == 1.0
-    assert np.isnan(result.rmse_per_image[0][1])
+def test_scenes_count_the_same_and_images_without_depth_not_at_all() -> None:
+    errors = {0: 1.0, 1: None, 2: 2.0, 3: 4.0}  # metres; 0 and 1 are of one scene, 2 and 3 of another
+    scores = DepthScores(ARMS[:1], (0,), len(errors), MAX_DEPTH)
+    for index, error in errors.items():
+        depth = np.full((2, 2), 0.0 if error is None else 3.0)
+        scores.add(index, depth, np.full((1, 1, 2, 2), 3.0 + (error or 0.0)))
+    result = scores.results([0, 0, 1, 1], 2)["good"]
+    assert result.rmse == pytest.approx([(1 + (2 + 4) / 2) / 2])
+    assert result.abs_rel == pytest.approx([(1 / 3 + (2 / 3 + 4 / 3) / 2) / 2])
+    assert result.pixels == [4, 0, 4, 4]
+    assert result.squared_error[0] == pytest.approx([4.0, 0.0, 16.0, 64.0])
 
 
 @pytest.mark.parametrize("upsampling", [1, 4])

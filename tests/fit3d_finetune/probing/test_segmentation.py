@@ -52,10 +52,15 @@ def score(train: FakeEncoded, test: FakeEncoded, seeds: tuple[int, ...] = (0, 1)
     statistics = standardizations(train)
     protocol = tiny(segmentation_iterations=150, segmentation_lr=2e-2)
     heads = train_segmentation(train, statistics, ARMS, 3, seeds, protocol)
-    scores = SegmentationScores(ARMS, seeds, 3)
+    scores = SegmentationScores(ARMS, seeds, labelled([image.labels(3) for image in test.images]))
     for index, predicted in predict_segmentation(heads, test, statistics):
-        scores.add(test.images[index].labels(3), predicted)
-    return {name: result.miou for name, result in scores.results([0, 1, 2]).items()}
+        scores.add(index, test.images[index].labels(3), predicted)
+    return {name: result.miou for name, result in scores.results([0] * len(test.images), 1, [0, 1, 2]).items()}
+
+
+def labelled(labels: list[np.ndarray]) -> np.ndarray:
+    """Pixels [images, 3 classes]."""
+    return np.stack([np.bincount(values.ravel(), minlength=256)[:3] for values in labels])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -91,9 +96,9 @@ def test_an_image_without_labels_leaves_heads_finite() -> None:
 
 def test_void_pixels_do_not_count_in_scores() -> None:
     labels = np.array([[0, 1, 255, 255]], np.uint8)
-    scores = SegmentationScores(ARMS[:1], (0,), 3)
-    scores.add(labels, [[np.array([[0, 1, 2, 0]])]])
-    result = scores.results([0, 1])["good"]
+    scores = SegmentationScores(ARMS[:1], (0,), labelled([labels]))
+    scores.add(0, labels, [[np.array([[0, 1, 2, 0]])]])
+    result = scores.results([0], 1, [0, 1])["good"]
     assert result.miou == [1.0]
     assert result.pixel_accuracy == [1.0]
     assert np.isnan(result.iou_per_class[0][2]), "class 2 was predicted on void pixels only"

@@ -242,7 +242,7 @@ def test_features_move_gaussians_only_if_coupled_and_the_learned_error_never_mov
         options |= {name: choices[turn % len(choices)] for name, choices in MORE_OPTIONS.items()}
         for name, value in options.items():
             setattr(model.config, name, value)
-        model._allocate_feature_space(batch["features"].shape[-1])
+        model._allocate_feature_space(trainer.pipeline.datamanager.train_features.channels)
         with torch.no_grad():
             model.gauss_params["features"].normal_()
             model.gauss_params["feature_errors"].normal_()
