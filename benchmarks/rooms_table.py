@@ -32,8 +32,8 @@ def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
         "# Probes on data that fine-tuning never saw",
         "",
         f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}. Means over test scenes ± standard",
-        "deviation over probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at 30 to 60",
-        "degrees between views.",
+        "deviation over probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at",
+        "30 to 60 degrees between views.",
     ]
     lines += ["", *_changes(loaded)]
     for probe, results in loaded:
