@@ -8,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# What the fast setup of the demo says on the command line; see README, "Backbone weights".
+# What the fast setup of the demo says on the command line; see docs/backbones.md.
 export FIT3D_BACKBONE_WEIGHTS ?= offline
 
 .PHONY: demo test lint system setup bench lock clean
@@ -45,7 +45,7 @@ system:
 	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
 	    || echo "Could not install$$missing; go on without"; \
 	else \
-	    echo "Not installed:$$missing (no root rights to install it here; see README, Installing)"; \
+	    echo "Not installed:$$missing (no root rights to install it here; see docs/installing.md)"; \
 	fi
 
 demo: $(READY)

@@ -24,8 +24,8 @@ from benchmarks.exports import make_exports
 from benchmarks.report import machine, to_screen, write
 from benchmarks.rows import Outcome, Section, Setting, Skip
 from benchmarks.sections import SECTIONS
-from fit3d_finetune.commands.finetune import choose_device
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.device import choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.scene.gaussians import SCENE_FILE
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.rooms import METHOD, Task, run
+from benchmarks.rooms import METHOD
+from benchmarks.tasks import Task, run
 
 STEPS, QUICK_STEPS = 3000, 300
 

@@ -1,242 +1,221 @@
-"""The evidence: does fine-tuning on 3D-consistent features help on rooms and streets that it never saw?
+"""The evidence: does fine-tuning on 3D-consistent features help in rooms that it never saw?
 
     python -m benchmarks.rooms --rooms ../shared/data/rooms --camvid ../shared/data/camvid [--work-dir bench-rooms]
 
-Stage 1 on all rooms, then for each split: fine-tuning on eight rooms, the control without 3D with the same budget,
-and linear probes trained on those eight rooms' labels and tested on the two others. CamVid is probed as data of
-another domain. The last block and a random network repeat it with other features on the same Gaussians.
+A five-fold cross-validation: two rooms a fold, so that each of ten rooms is a test room exactly once. For each fold,
+fine-tuning and its control without 3D on the other eight rooms, and probes trained on the labels of those eight. The
+share of fine-tuned weights is chosen inside the fold: a training of its own on six of the eight rooms, judged on the
+two that are left (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are
+probed on CamVid, as data of another domain. Stage 1 is done once with each of three seeds; exports are of the first.
 
-Every part is kept in the work folder and not done again by a second start. Two single-threaded processes share the
-machine at any time, which takes less time than one after the other with all threads.
+Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rooms_table import Probe, write_table
+from benchmarks.rooms_table import Evidence, FoldFiles, write_table
+from benchmarks.tasks import Task, run_all
 
 METHOD = "fit3d-features-fast"
-SEEDS = ("0", "1", "2")
+STAGE1_SEEDS = (42, 43, 44)
+"""nerfstudio's own seed first; exports are made from it."""
+PROBE_SEEDS = ("0", "1", "2")
 ALL_TASKS = ("segmentation", "depth", "nearest-neighbours", "consistency")
 
 
 @dataclass(frozen=True)
-class Task:
-    """A command that makes one file; it is done when the file is there."""
+class Fold:
+    """Which rooms are tested, and which of the others choose the recipe."""
 
     name: str
-    makes: Path
-    command: tuple[str, ...]
-    needs: tuple[Path, ...] = ()
-    """Files that other tasks make."""
+    test: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    train: tuple[Path, ...]
+    """All but the test rooms; the validation rooms are among them."""
+    second_seed: bool = False
+
+    @property
+    def inner(self) -> tuple[Path, ...]:
+        """The training rooms of the choice inside the fold."""
+        return tuple(room for room in self.train if room not in self.validation)
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which rooms are held out of fine-tuning and probe training."""
-
-    name: str
-    held_out: tuple[str, ...]
-
-
-SPLITS = (Split("A", ("room_08", "room_09")), Split("B", ("room_00", "room_01")))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Which features are lifted and tuned, and how thoroughly."""
-
-    name: str
-    backbone: tuple[str, ...]
-    splits: tuple[Split, ...]
-    control: bool = True
-    """Whether the control without 3D is trained too."""
-    camvid: bool = False
-    """Whether the first split's backbones are probed on CamVid too."""
-
-
-VARIANTS = (
-    Variant("block 9", ("--backbone.weights", "offline"), SPLITS, camvid=True),
-    Variant("last block", ("--backbone.weights", "offline", "--backbone.layer", "11"), SPLITS[:1], control=False),
-    Variant(
-        "random network",
-        ("--backbone.weights", "random", "--backbone.name", "vit_small_patch14_dinov2", "--backbone.layer", "8"),
-        SPLITS[:1],
-        control=False,
-    ),
-)
-
-
-def run(task: Task, logs: Path) -> None:
-    """Run one task with one thread, its output in a log of its own; stop everything if it fails."""
-    if task.makes.exists():
-        print(f"{task.name}: done before", flush=True)
-        return
-    print(f"{task.name}: {' '.join(task.command)}", flush=True)
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{task.name.replace(' ', '-').replace(':', '')}.log"
-    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    script = Path(sys.executable).with_name(task.command[0])
-    with open(log, "w") as output:
-        result = subprocess.run(
-            [str(script), *task.command[1:]], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+def make_folds(rooms: Sequence[Path], size: int = 2) -> list[Fold]:
+    """Neighbouring rooms by name make a fold; the next fold's rooms choose its recipe; the ends have a second seed."""
+    groups = [tuple(rooms[i : i + size]) for i in range(0, len(rooms), size)]
+    return [
+        Fold(
+            name="ABCDEFGHIJ"[index],
+            test=group,
+            validation=groups[(index + 1) % len(groups)],
+            train=tuple(room for room in rooms if room not in group),
+            second_seed=index in (0, len(groups) - 1),
         )
-    if result.returncode != 0 or not task.makes.exists():
-        raise SystemExit(f"{task.name} failed with exit code {result.returncode}; see {log}")
-
-
-def run_all(tasks: Sequence[Task], logs: Path, workers: int = 2) -> None:
-    """Run all tasks, some at a time: always the first of those whose needs are there.
-
-    Raises:
-        SystemExit: a task failed; those that run already are waited for.
-    """
-    waiting, running, failures = list(tasks), 0, list[SystemExit]()
-    changed = threading.Condition()
-
-    def next_task() -> Task | None:
-        """The next one to run, once there is one; None when nothing is left to do."""
-        nonlocal running
-        with changed:
-            while waiting and not failures:
-                ready = next((task for task in waiting if all(path.exists() for path in task.needs)), None)
-                if ready is not None:
-                    waiting.remove(ready)
-                    running += 1
-                    return ready
-                if running == 0:
-                    failures.append(SystemExit(f"nothing makes what {waiting[0].name} needs: {waiting[0].needs}"))
-                    break
-                changed.wait()
-            return None
-
-    def work() -> None:
-        nonlocal running
-        while (task := next_task()) is not None:
-            try:
-                run(task, logs)
-            except SystemExit as failure:
-                failures.append(failure)
-            with changed:
-                running -= 1
-                changed.notify_all()
-
-    threads = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def training(room: Path, work: Path) -> Task:
-    folder = work / "outputs" / room.name / METHOD / "run"
-    command = (
-        *("ns-train", METHOD, "--data", str(room), "--output-dir", str(work / "outputs"), "--timestamp", "run"),
-        *("--vis", "tensorboard", "--pipeline.datamanager.backbone.weights", "offline"),
-    )
-    # The last checkpoint's name, so that a run which was cut short is not taken for a whole one.
-    return Task(f"train {room.name}", folder / "nerfstudio_models" / "step-000002999.ckpt", command)
-
-
-def evaluation(room: Path, work: Path) -> Task:
-    config = work / "outputs" / room.name / METHOD / "run" / "config.yml"
-    metrics = work / "metrics" / f"{room.name}.json"
-    command = ("ns-eval", "--load-config", str(config), "--output-path", str(metrics))
-    return Task(f"evaluate {room.name}", metrics, command, (training(room, work).makes,))
-
-
-def export(room: Path, work: Path, variant: Variant) -> Task:
-    runs = work / "runs" / _slug(variant.name)
-    config = work / "outputs" / room.name / METHOD / "run" / "config.yml"
-    first = variant is VARIANTS[0]
-    command = ("fit3d-export",) if first else ("fit3d-lift", *variant.backbone)
-    return Task(
-        f"export {variant.name} {room.name}",
-        runs / room.name / "scene.json",
-        (*command, "--load-config", str(config), "--output-dir", str(runs)),
-        (training(room, work).makes,),
-    )
-
-
-def finetuning(rooms: Sequence[Path], work: Path, variant: Variant, split: Split, targets: str) -> Task:
-    folder = finetuned(work, variant, split, targets)
-    return Task(
-        f"fine-tune {variant.name} {split.name} {targets}",
-        folder / "fit3d.json",
-        (
-            *("fit3d-finetune", "--exports", str(work / "runs" / _slug(variant.name)), "--output-dir", str(folder)),
-            *("--preset", "recommended", "--val-scenes", *split.held_out, "--targets", targets),
-        ),
-        tuple(export(room, work, variant).makes for room in rooms),
-    )
-
-
-def finetuned(work: Path, variant: Variant, split: Split, targets: str) -> Path:
-    return work / "finetuned" / f"{_slug(variant.name)}-{split.name}-{targets}"
+        for index, group in enumerate(groups)
+    ]
 
 
 @dataclass(frozen=True)
-class Data:
-    """What probes are trained and tested on, and for which tasks."""
+class Programme:
+    """All tasks of the benchmark, and where they leave what the table is made from."""
 
-    name: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    tasks: tuple[str, ...]
+    rooms: tuple[Path, ...]
+    camvid: Path
+    work: Path
 
+    @property
+    def folds(self) -> list[Fold]:
+        return make_folds(self.rooms)
 
-def probing(work: Path, variant: Variant, split: Split, data: Data) -> Task:
-    folder = work / "probes" / f"{_slug(variant.name)}-{split.name}-{data.name}"
-    tuned, control = (finetuned(work, variant, split, targets) for targets in ("gaussians", "mirror"))
-    return Task(
-        f"probe {variant.name} {split.name} {data.name}",
-        folder / "results.json",
-        (
-            *("fit3d-probe", "--finetuned", str(tuned), *(("--control", str(control)) if variant.control else ())),
-            *("--train-data", *data.train, "--test-data", *data.test, "--tasks", *data.tasks, "--seeds", *SEEDS),
-            *("--output-dir", str(folder)),
-        ),
-        tuple(folder / "fit3d.json" for folder in (tuned, control)[: 1 + variant.control]),
-    )
+    # ---- stage 1
 
+    def _run_folder(self, room: Path, seed: int) -> Path:
+        return self.work / "outputs" / room.name / METHOD / f"seed-{seed}"
 
-def programme(
-    rooms: Sequence[Path], camvid: Path, work: Path, variants: Sequence[Variant]
-) -> tuple[list[Task], list[Probe]]:
-    """All tasks, one variant after the other, and the probing runs that the table shows."""
-    tasks = [training(room, work) for room in rooms]
-    probes: list[Probe] = []
-    streets = Data("CamVid", (f"camvid:{camvid / 'train'}",), (f"camvid:{camvid / 'val'}",), ("segmentation",))
-    for variant in variants:
-        tasks += [export(room, work, variant) for room in rooms]
-        probings: list[Task] = []
-        for split in variant.splits:
-            kinds = ("gaussians", "mirror") if variant.control else ("gaussians",)
-            tasks += [finetuning(rooms, work, variant, split, kind) for kind in kinds]
-            train = tuple(str(room) for room in rooms if room.name not in split.held_out)
-            test = tuple(str(room) for room in rooms if room.name in split.held_out)
-            all_data = [Data("rooms", train, test, ALL_TASKS)]
-            if variant.camvid and split is variant.splits[0]:
-                all_data.append(streets)
-            for data in all_data:
-                probings.append(probing(work, variant, split, data))
-                probes.append(Probe(variant.name, split.name, data.name, probings[-1].makes))
-        tasks += probings
-    return [*tasks, *(evaluation(room, work) for room in rooms)], probes
+    def training(self, room: Path, seed: int) -> Task:
+        command = (
+            *("ns-train", METHOD, "--data", str(room), "--output-dir", str(self.work / "outputs")),
+            *("--timestamp", f"seed-{seed}", "--machine.seed", str(seed), "--vis", "tensorboard"),
+            *("--pipeline.datamanager.backbone.weights", "offline"),
+        )
+        # The last checkpoint's name, so that a run which was cut short is not taken for a whole one.
+        made = self._run_folder(room, seed) / "nerfstudio_models" / "step-000002999.ckpt"
+        return Task(f"train {room.name} seed {seed}", made, command)
 
+    def evaluation(self, room: Path, seed: int) -> Task:
+        config, metrics = self._run_folder(room, seed) / "config.yml", self.metrics(room, seed)
+        command = ("ns-eval", "--load-config", str(config), "--output-path", str(metrics))
+        return Task(f"evaluate {room.name} seed {seed}", metrics, command, (self.training(room, seed).makes,))
 
-def _slug(name: str) -> str:
-    return name.replace(" ", "-")
+    def metrics(self, room: Path, seed: int) -> Path:
+        return self.work / "metrics" / f"{room.name}-{seed}.json"
+
+    def export(self, room: Path) -> Task:
+        config = self._run_folder(room, STAGE1_SEEDS[0]) / "config.yml"
+        return Task(
+            f"export {room.name}",
+            self.work / "runs" / room.name / "scene.json",
+            ("fit3d-export", "--load-config", str(config), "--output-dir", str(self.work / "runs")),
+            (self.training(room, STAGE1_SEEDS[0]).makes,),
+        )
+
+    # ---- fine-tuning
+
+    def finetuning(self, fold: Fold, kind: str, held_out: Sequence[Path], targets: str, seed: int = 0) -> Task:
+        """With all of the weights; any share of them comes from it."""
+        folder = self.work / "full" / f"{fold.name}-{kind}"
+        return Task(
+            f"fine-tune {fold.name} {kind}",
+            folder / "fit3d.json",
+            (
+                *("fit3d-finetune", "--exports", str(self.work / "runs"), "--output-dir", str(folder)),
+                *("--preset", "recommended", "--weight-mix", "1.0", "--targets", targets, "--seed", str(seed)),
+                *("--val-scenes", *(room.name for room in held_out)),
+            ),
+            tuple(self.export(room).makes for room in self.rooms),
+        )
+
+    def choice(self, fold: Fold) -> Task:
+        inner = self.finetuning(fold, "inner", [*fold.test, *fold.validation], "gaussians")
+        made = self.work / "choices" / f"{fold.name}.json"
+        return Task(
+            f"choose {fold.name}",
+            made,
+            (
+                *("python", "-m", "benchmarks.recipe_choice", "--full", str(inner.makes.parent)),
+                *("--export", str(self.work / "runs" / fold.inner[0].name), "--train-data", *map(str, fold.inner)),
+                *("--validation-data", *map(str, fold.validation), "--output", str(made)),
+                *("--work-dir", str(self.work / "choices" / fold.name)),
+            ),
+            (inner.makes,),
+        )
+
+    def trainings(self, fold: Fold) -> dict[str, Task]:
+        """By kind: the fine-tuning, its control, and the second seed where there is one."""
+        kinds = {"gaussians": ("gaussians", 0), "mirror": ("mirror", 0)}
+        if fold.second_seed:
+            kinds["gaussians-1"] = ("gaussians", 1)
+        return {kind: self.finetuning(fold, kind, fold.test, *which) for kind, which in kinds.items()}
+
+    def mixing(self, fold: Fold, kind: str) -> Task:
+        full, choice = self.trainings(fold)[kind], self.choice(fold)
+        folder = self.work / "finetuned" / f"{fold.name}-{kind}"
+        return Task(
+            f"mix {fold.name} {kind}",
+            folder / "fit3d.json",
+            (
+                *("python", "-m", "benchmarks.mixing", "--full", str(full.makes.parent)),
+                *("--export", str(self.work / "runs" / fold.train[0].name)),
+                *("--choice", str(choice.makes), "--output-dir", str(folder)),
+            ),
+            (full.makes, choice.makes),
+        )
+
+    # ---- probing
+
+    def probing(self, fold: Fold, kind: str = "gaussians") -> Task:
+        """All probes of a fold; without the control for a second seed, which shares the first one's."""
+        tuned, control = self.mixing(fold, kind).makes, self.mixing(fold, "mirror").makes
+        return self._probing(
+            f"{fold.name}-{kind}", tuned, control, map(str, fold.train), map(str, fold.test), ALL_TASKS
+        )
+
+    def streets(self) -> Task:
+        """CamVid, with the last fold's backbones."""
+        fold = self.folds[-1]
+        tuned, control = self.mixing(fold, "gaussians").makes, self.mixing(fold, "mirror").makes
+        train, test = (f"camvid:{self.camvid / part}" for part in ("train", "val"))
+        return self._probing("CamVid", tuned, control, [train], [test], ("segmentation",))
+
+    def _probing(
+        self, name: str, tuned: Path, control: Path, train: Sequence[str] | map[str], test: Sequence[str] | map[str],
+        tasks: Sequence[str],
+    ) -> Task:  # fmt: skip
+        folder = self.work / "probes" / name
+        return Task(
+            f"probe {name}",
+            folder / "results.json",
+            (
+                *("fit3d-probe", "--finetuned", str(tuned.parent), "--control", str(control.parent)),
+                *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *PROBE_SEEDS),
+                *("--output-dir", str(folder)),
+            ),
+            (tuned, control),
+        )
+
+    # ---- the whole
+
+    def tasks(self) -> list[Task]:
+        """Everything, in an order that shows the folds' results early."""
+        first, *others = STAGE1_SEEDS
+        tasks = [self.training(room, first) for room in self.rooms] + [self.export(room) for room in self.rooms]
+        for fold in self.folds:
+            trainings = self.trainings(fold)
+            inner = self.finetuning(fold, "inner", [*fold.test, *fold.validation], "gaussians")
+            tasks += [inner, *trainings.values(), self.choice(fold)]
+            tasks += [self.mixing(fold, kind) for kind in trainings]
+        tasks += [task for fold in self.folds for task in self._probings(fold)]
+        tasks += [self.streets()]
+        tasks += [self.training(room, seed) for seed in others for room in self.rooms]
+        return tasks + [self.evaluation(room, seed) for seed in STAGE1_SEEDS for room in self.rooms]
+
+    def _probings(self, fold: Fold) -> list[Task]:
+        kinds = [kind for kind in self.trainings(fold) if kind != "mirror"]
+        return [self.probing(fold, kind) for kind in kinds]
+
+    def evidence(self) -> Evidence:
+        """Where the tasks leave what the table shows."""
+        folds = []
+        for fold in self.folds:
+            first, *second = (task.makes for task in self._probings(fold))
+            folds.append(FoldFiles(fold.name, first, self.choice(fold).makes, second[0] if second else None))
+        stage1 = {room.name: [self.metrics(room, seed) for seed in STAGE1_SEEDS] for room in self.rooms}
+        return Evidence(folds, self.streets().makes, stage1)
 
 
 def main() -> None:
@@ -246,15 +225,14 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, required=True)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rooms.md")
-    parser.add_argument("--variants", nargs="+", choices=[v.name for v in VARIANTS], default=[v.name for v in VARIANTS])
     arguments = parser.parse_args()
-    rooms = sorted(arguments.rooms.resolve().glob("room_*"))
+    rooms = tuple(sorted(arguments.rooms.resolve().glob("room_*")))
     work = arguments.work_dir.resolve()
-    (work / "metrics").mkdir(parents=True, exist_ok=True)
-    chosen = [variant for variant in VARIANTS if variant.name in arguments.variants]
-    tasks, probes = programme(rooms, arguments.camvid.resolve(), work, chosen)
-    run_all(tasks, work / "logs")
-    write_table(arguments.output, probes, work / "metrics")
+    for folder in ("metrics", "choices"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    programme = Programme(rooms, arguments.camvid.resolve(), work)
+    run_all(programme.tasks(), work / "logs")
+    write_table(arguments.output, programme.evidence())
     print(f"Results: {arguments.output}")
 
 

@@ -1,147 +1,214 @@
-"""The table of `benchmarks.rooms`: Markdown for people, JSON for machines."""
+"""The page of `benchmarks.rooms`: what ten rooms say together, room by room, and what each choice was made on."""
 
 from __future__ import annotations
 
 import json
 import math
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any
 
-from fit3d_finetune.probing.comparison import Comparison, Task
-from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
+from benchmarks.report import commit
+from fit3d_finetune.probing.comparison import Comparison
+from fit3d_finetune.probing.cross_validation import pool
+from fit3d_finetune.probing.results import ProbeResults
 from fit3d_ns.common.atomic import atomic_file
+
+CONTROL_PAIRS = (("fine-tuned", "2D control"), ("original + fine-tuned", "original + 2D control"))
+"""What 3D adds to the same budget without it."""
+WIDTH_PAIR = ("original + fine-tuned", "original + original")
+"""What the fine-tuned features add to the same width without them."""
+STAGE1_FIGURES = {"PSNR (dB)": ("psnr", 2), "SSIM": ("ssim", 3), "feature cosine": ("feature_cosine", 3)}
+
+Table = list[str]
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One probing run of the benchmark."""
+class FoldFiles:
+    """What a fold left: probing runs, and the choice inside the fold."""
 
-    variant: str
-    split: str
-    data: str
+    name: str
     results: Path
+    choice: Path
+    second_seed: Path | None = None
 
 
-def write_table(path: Path, probes: list[Probe], stage1_metrics: Path) -> None:
-    """Write all probing runs as `path` (Markdown) and beside it as JSON."""
-    loaded = [(probe, ProbeResults.load(probe.results)) for probe in probes]
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the page is made from."""
+
+    folds: list[FoldFiles]
+    streets: Path
+    """The probing run on CamVid."""
+    stage1: dict[str, list[Path]]
+    """By room, ns-eval's metrics of each seed."""
+
+
+def write_table(path: Path, evidence: Evidence) -> None:
+    """Write the page."""
+    runs = [ProbeResults.load(fold.results) for fold in evidence.folds]
+    seconds = [ProbeResults.load(fold.second_seed) for fold in evidence.folds if fold.second_seed is not None]
+    against_original = pool([*runs, *seconds])
+    against_control = pool([*runs, *seconds], [*CONTROL_PAIRS, WIDTH_PAIR])
+    rooms = sum(len(run.scenes) for run in runs)
     lines = [
-        "# Probes on data that fine-tuning never saw",
+        f"# Five-fold cross-validation over {rooms} rooms",
         "",
-        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}. Means over test scenes ± standard",
-        "deviation over probe seeds. mIoU and accuracies in percent. Recall: correspondences found within 2 patches at",
-        "30 to 60 degrees between views.",
+        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}, commit {commit()}, {platform.machine()}",
+        f"({_versions(runs[0])}); what it says: [README.md](README.md).",
+        "",
+        f"Every room is a test room once. Protocol {runs[0].protocol}, probe seeds {_joined(runs[0].seeds)}; a second",
+        f"seed of fine-tuning in {len(seconds)} folds. Figures are means over rooms. Intervals and p-values:",
+        "hierarchical bootstrap over rooms, blocks of frames and seeds; p after Holm's correction over a table's rows.",
+        "",
+        "## Against the original",
+        "",
+        *comparison_rows(against_original),
+        "",
+        "## Against the controls",
+        "",
+        *comparison_rows(against_control),
+        "",
+        "## Room by room",
+        "",
+        *room_rows(against_original),
+        "",
+        "## What was chosen inside the folds",
+        "",
+        *choice_rows(evidence.folds),
+        "",
+        "## The second seed of fine-tuning",
+        "",
+        *seed_rows(evidence.folds),
+        "",
+        "## CamVid (one drive: no test)",
+        "",
+        *street_rows(ProbeResults.load(evidence.streets)),
+        "",
+        "## Stage 1",
+        "",
+        "Held-out views, mean ± standard deviation over seeds of the training.",
+        "",
+        *stage1_rows(evidence.stage1),
     ]
-    lines += ["", *_changes(loaded)]
-    for probe, results in loaded:
-        lines += ["", f"## {probe.variant}, split {probe.split}, {probe.data}", "", _provenance(results), ""]
-        lines += _arms(results)
-        lines += ["", *[f"- {comparison.statement}" for comparison in results.comparisons]]
-    lines += ["", "## Stage 1", "", *_stage1(stage1_metrics)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
-    data = [
-        {"variant": probe.variant, "split": probe.split, "data": probe.data, "results": _portable(probe.results)}
-        for probe, _ in loaded
-    ]
-    with atomic_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(data) + "\n")
 
 
-def _changes(loaded: list[tuple[Probe, ProbeResults]]) -> list[str]:
-    """What every arm changes against the original, one row per run and arm."""
-    rows = [
-        "| features | split | data | arm | mIoU (points) | RMSE | kNN mIoU (points) | recall 30-60° |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for probe, results in loaded:
-        for arm in results.arms[1:]:
-            changes = {found.task: found for found in results.comparisons if found.arm == arm.name}
-            cells = [_change(changes.get(task)) for task in _TASKS]
-            rows.append(f"| {probe.variant} | {probe.split} | {probe.data} | {arm.name} | " + " | ".join(cells) + " |")
+def comparison_rows(comparisons: Sequence[Comparison]) -> Table:
+    """One row per comparison, with what the test says of it."""
+    titles = ("figure", "arm", "against", "before → after", "difference", "95 % interval", "p (Holm)", "rooms better")
+    rows = _header(*titles)
+    for each in comparisons:
+        gains = [scene.difference * (1 if each.higher_is_better else -1) for scene in each.scenes]
+        figures = f"{each.write(each.before)} → {each.write(each.after)} {each.unit}"
+        interval = each.interval.removeprefix("95 % interval ") if each.tested else "-"
+        p_value = _p(each.p_holm) if each.tested else "-"
+        better = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
+        change = each.write_difference(each.difference) + _relative(each)
+        rows.append(_row(each.metric, each.arm, each.baseline, figures, change, interval, p_value, better))
     return rows
 
 
-_TASKS: tuple[Task, ...] = ("segmentation", "depth", "nearest_neighbours", "consistency")
+def room_rows(comparisons: Sequence[Comparison]) -> Table:
+    """Every room's differences, one column per room."""
+    rooms = list(dict.fromkeys(scene.scene for each in comparisons for scene in each.scenes))
+    rows = _header("figure", "arm", *(room.removeprefix("room_") for room in rooms))
+    for each in comparisons:
+        by_room = {scene.scene: each.write_difference(scene.difference) for scene in each.scenes}
+        cells = [by_room.get(room, "-").removesuffix(" points").removesuffix(" m") for room in rooms]
+        rows.append(_row(f"{each.metric} ({'points' if each.unit == '%' else each.unit})", each.arm, *cells))
+    return rows
 
 
-def _change(found: Comparison | None) -> str:
-    """In points, of lengths in per cent, of recall as a factor."""
-    if found is None:
-        return "-"
-    if found.task == "consistency":
-        return f"x {found.after / found.before:.2f}"
-    return f"{100 * found.difference:+.1f}" if found.unit == "%" else f"{100 * found.difference / found.before:+.1f} %"
+def choice_rows(folds: Sequence[FoldFiles]) -> Table:
+    """The share of fine-tuned weights of every fold, and the gains it was chosen by."""
+    choices = {fold.name: _read(fold.choice) for fold in folds}
+    shares = list(next(iter(choices.values()))["gains"])
+    rows = _header("fold", "chosen on", *(f"gain at {share}" for share in shares), "kept")
+    for name, choice in choices.items():
+        gains = [f"{100 * choice['gains'][share]:+.1f} %" for share in shares]
+        rows.append(_row(name, _joined(choice["validation"]), *gains, f"{100 * choice['share']:g} %"))
+    return rows
 
 
-def _at_45_degrees(result: ConsistencyResult, measure: Literal["recall", "cosine"]) -> float:
-    """In the bin of 30 to 60 degrees."""
-    values: list[float] = getattr(result, measure)
-    return values[result.angle_edges.index(30)]
+def seed_rows(folds: Sequence[FoldFiles]) -> Table:
+    """Both seeds' differences from the original in the folds that have two."""
+    rows = _header("fold", "figure", "arm", "first seed", "second seed")
+    for fold in folds:
+        if fold.second_seed is None:
+            continue
+        first, second = (pool([ProbeResults.load(path)]) for path in (fold.results, fold.second_seed))
+        for a, b in zip(first, second, strict=True):
+            if "fine-tuned" in a.arm:
+                cells = (each.write_difference(each.difference) for each in (a, b))
+                rows.append(_row(fold.name, a.metric, a.arm, *cells))
+    return rows
 
 
-def _portable(results: Path) -> dict[str, Any]:
-    """results.json without the places of this machine."""
-    data: dict[str, Any] = json.loads(results.read_text())
-    for key in ("train_data", "test_data"):
-        data[key] = [_short(name) for name in data[key]]
+def street_rows(results: ProbeResults) -> Table:
+    """mIoU over all pixels of the data set, by arm."""
+    rows = _header("arm", "mIoU (%)", "difference (points)")
+    first = mean(results.segmentation[results.arms[0].name].pooled_miou)
+    for arm in results.arms:
+        values = [100 * value for value in results.segmentation[arm.name].pooled_miou]
+        rows.append(_row(arm.name, spread(values, 1), f"{mean(values) - 100 * first:+.1f}"))
+    return rows
+
+
+def stage1_rows(rooms: dict[str, list[Path]]) -> Table:
+    """Every room's figures over the seeds of its training, and their mean."""
+    rows = _header("room", *STAGE1_FIGURES)
+    means: dict[str, list[float]] = {name: [] for name in STAGE1_FIGURES}
+    for room, paths in rooms.items():
+        found = [_read(path)["results"] for path in paths]
+        cells = []
+        for title, (name, decimals) in STAGE1_FIGURES.items():
+            values = [float(metrics[name]) for metrics in found]
+            means[title].append(mean(values))
+            cells.append(spread(values, decimals))
+        rows.append(_row(room, *cells))
+    totals = [f"{mean(means[title]):.{decimals}f}" for title, (_, decimals) in STAGE1_FIGURES.items()]
+    return [*rows, _row("mean", *totals)]
+
+
+def spread(values: Sequence[float], decimals: int) -> str:
+    """Mean ± standard deviation."""
+    text = f"{mean(values):.{decimals}f}"
+    return text if len(values) < 2 else f"{text} ± {stdev(values):.{decimals}f}"
+
+
+def _relative(comparison: Comparison) -> str:
+    """Depth errors and recalls are compared in relative terms too, as in published tables."""
+    if comparison.task not in ("depth", "consistency") or not comparison.before:
+        return ""
+    return f" ({100 * (comparison.after / comparison.before - 1):+.1f} %)".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _header(*titles: str) -> Table:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _joined(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text())
     return data
 
 
-def _provenance(results: ProbeResults) -> str:
-    versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
-    return (
-        f"Probes trained on {len(results.train_data)} data sets, tested on "
-        f"{', '.join(map(_short, results.test_data))}; "
-        f"{len(results.counted_classes)} of {len(results.classes)} classes count; protocol {results.protocol}, seeds "
-        f"{', '.join(map(str, results.seeds))}; {versions}."
-    )
-
-
-def _short(name: str) -> str:
-    return Path(name).name
-
-
-def _arms(results: ProbeResults) -> list[str]:
-    columns = ["arm"]
-    if results.segmentation:
-        columns += ["mIoU", "pixel acc."]
-    if results.depth:
-        columns += ["RMSE (m)", "AbsRel", "delta < 1.25"]
-    if results.nearest_neighbours:
-        columns += ["kNN mIoU"]
-    if results.consistency:
-        columns += ["recall 30-60°", "cosine 30-60°"]
-    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for arm in results.arms:
-        cells = [arm.name]
-        if results.segmentation:
-            segmentation = results.segmentation[arm.name]
-            cells += [_spread(segmentation.miou, 100, 1), _spread(segmentation.pixel_accuracy, 100, 1)]
-        if results.depth:
-            depth = results.depth[arm.name]
-            cells += [_spread(depth.rmse, 1, 3), _spread(depth.abs_rel, 1, 3), _spread(depth.delta1, 1, 3)]
-        if results.nearest_neighbours:
-            cells += [f"{100 * results.nearest_neighbours[arm.name].miou:.1f}"]
-        if results.consistency:
-            consistency = results.consistency[arm.name]
-            cells += [f"{_at_45_degrees(consistency, 'recall'):.3f}", f"{_at_45_degrees(consistency, 'cosine'):.3f}"]
-        rows.append("| " + " | ".join(cells) + " |")
-    return rows
-
-
-def _spread(values: list[float], scale: float, digits: int) -> str:
-    text = f"{scale * mean(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
-
-
-def _stage1(folder: Path) -> list[str]:
-    rows = ["| room | PSNR (dB) | SSIM | feature cosine |", "|---|---|---|---|"]
-    for path in sorted(folder.glob("*.json")):
-        metrics = json.loads(path.read_text())["results"]
-        figures = [metrics.get(name, math.nan) for name in ("psnr", "ssim", "feature_cosine")]
-        rows.append(f"| {path.stem} | {figures[0]:.2f} | {figures[1]:.3f} | {figures[2]:.3f} |")
-    return rows
+def _versions(results: ProbeResults) -> str:
+    return _joined([f"{name} {value}" for name, value in results.versions.items()])

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rooms import Task, run
 from benchmarks.rows import Aim, Row, Setting, Skip
+from benchmarks.tasks import Task, run
 
 OURS, PAPER = "fit3d-features", "fit3d-features-paper"
 WHOLE, QUICK = 30_000, 1_500

@@ -27,7 +27,6 @@ from rich.table import Table
 
 from benchmarks.rasterization import processor
 from fit3d_finetune.backbone.precision import choose_precision
-from fit3d_finetune.commands.finetune import choose_device
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.encoding import EncodedWindows, standardizations, whole_images
 from fit3d_finetune.probing.depth import train_depth
@@ -40,7 +39,8 @@ from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.recipe import PRESETS
 from fit3d_finetune.training.samples import Loader, Samples
-from fit3d_finetune.training.train import training_step
+from fit3d_finetune.training.step import training_step
+from fit3d_ns.common.device import choose_device
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 
 

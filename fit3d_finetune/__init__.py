@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fit3d_finetune.backbone.hub import FeatureAssembly as FeatureAssembly
     from fit3d_finetune.backbone.hub import load as load
 
-__all__ = ["load"]
+__all__ = ["FeatureAssembly", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that importing the package costs nothing.
-    if name == "load":
-        from fit3d_finetune.backbone.hub import load
+    if name in __all__:
+        from fit3d_finetune.backbone import hub
 
-        return load
+        return getattr(hub, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,35 @@
 """fit3d: dense backbone features lifted into 3D Gaussians (the nerfstudio method and the shared half)."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fit3d_ns.features.backbone import BackboneConfig as BackboneConfig
+    from fit3d_ns.features.backbone import load_backbone as load_backbone
+    from fit3d_ns.scene.gaussians import FeatureGaussians as FeatureGaussians
+
+    __version__: str
+
+# The rasteriser is not among them: `fit3d_ns.rasterization` is its package, `rasterization` the function in it.
+__all__ = ["BackboneConfig", "FeatureGaussians", "__version__", "load_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that importing the package costs nothing.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("fit3d")
+        except PackageNotFoundError:  # a source tree on the path that was never installed
+            return "0+unknown"
+    if name == "FeatureGaussians":
+        from fit3d_ns.scene.gaussians import FeatureGaussians
+
+        return FeatureGaussians
+    if name in ("BackboneConfig", "load_backbone"):
+        from fit3d_ns.features import backbone
+
+        return getattr(backbone, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
 import tyro
 
-from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
+from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.recipe import PRESETS, PresetName, Recipe
@@ -20,6 +19,7 @@ from fit3d_finetune.training.run import Run, recorded_precision
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_finetune.training.train import TrainingInterrupted, finetune
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 
 EXIT_INTERRUPTED = 130
@@ -54,9 +54,7 @@ class FinetuneArguments:
     """Where the images are now, if they moved since the export (or the folder with one folder per scene)."""
     skip_broken: bool = False
     """Leave out exports that fail their validation instead of stopping."""
-    precision: PrecisionChoice = "auto"
-    """auto: bf16 where it is faster (measured on a CPU), else fp32; a run that goes on keeps what it began with."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """auto: CUDA where there is a GPU."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
@@ -84,7 +82,7 @@ def run(arguments: FinetuneArguments) -> Path:
     device = choose_device(arguments.device)
     scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
-    precision = choose_precision(arguments.precision, device, recorded_precision(arguments.output_dir))
+    precision = choose_precision(arguments.recipe.precision, device, recorded_precision(arguments.output_dir))
     return finetune(
         Run(
             train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
@@ -102,17 +100,6 @@ def run(arguments: FinetuneArguments) -> Path:
             max_steps=arguments.max_steps,
         )
     )
-
-
-def choose_device(choice: str) -> str:
-    """The device to train on.
-
-    Raises:
-        InputError: CUDA was asked for and there is none.
-    """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA GPU here; leave it out to train on the CPU.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if choice == "auto" else choice
 
 
 def parse(arguments: Sequence[str]) -> FinetuneArguments:

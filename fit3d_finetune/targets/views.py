@@ -8,24 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.targets.rule import Resampling
 from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.capture.lens import undistort, undistort_mask
-from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.description import ViewInfo, resolve
 
 
-def load_pinhole_image(view: ViewInfo, images_root: Path, size: tuple[int, int]) -> Tensor:
-    """The undistorted image [3, height, width] in 0..1, resized to `size` (bicubic, antialiased)."""
+def load_pinhole_image(
+    view: ViewInfo, images_root: Path, size: tuple[int, int], resampling: Resampling = "area"
+) -> Tensor:
+    """The undistorted image [3, height, width] in 0..1, resized to `size`."""
     pixels = load_image(resolve(view.path, images_root))
     pixels, _ = undistort(pixels, view.K, view.distortion, view.camera_model)
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    return resize_image(image, size)[0]
+    return resize_image(image, size, resampling)[0]
 
 
-def resize_image(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [B, 3, H, W] in 0..1 to [B, 3, *size], as `Backbone` resizes them."""
+def resize_image(images: Tensor, size: tuple[int, int], resampling: Resampling = "area") -> Tensor:
+    """Images [B, 3, H, W] in 0..1 to [B, 3, *size].
+
+    "area" is smooth (bicubic, antialiased), as `Backbone` does it; "bilinear" takes four neighbours, however much
+    smaller the image becomes.
+    """
     if tuple(images.shape[-2:]) == size:
         return images
+    if resampling == "bilinear":
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
@@ -33,15 +41,10 @@ def load_pinhole_mask(view: ViewInfo, images_root: Path) -> Tensor | None:
     """The undistorted mask [H, W], True where pixels count; None if the view has none.
 
     Raises:
-        InputError: it cannot be read, or is not of the image's size.
+        InputError: it cannot be read, is not of the image's size, or leaves no pixel.
     """
     if view.mask_path is None:
         return None
     path = resolve(view.mask_path, images_root)
-    mask = load_mask(path)
-    if mask.shape != (view.height, view.width):
-        raise InputError(
-            f"mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image has {view.width} x "
-            f"{view.height}: save it in the image's size."
-        )
+    mask = load_mask(path, (view.width, view.height))
     return torch.from_numpy(undistort_mask(mask, view.K, view.distortion, view.camera_model).copy())

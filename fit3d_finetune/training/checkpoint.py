@@ -1,4 +1,7 @@
-"""The state of a fine-tuning as one safetensors file: weights, AdamW's moments, the step and the random state."""
+"""The state of a fine-tuning as one safetensors file: weights, AdamW's moments and the step.
+
+There is no random state to keep: order and augmentation of the views follow from seed and step.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fit3d_finetune.training.recipe import RELEASE_0_1
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
 
@@ -38,7 +42,7 @@ def save_checkpoint(
     path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
     """Write the state of all `parameters` and their optimiser, atomically."""
-    tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -57,7 +61,7 @@ def read_progress(path: Path, run: dict[str, Any]) -> Progress | None:
     if not path.is_file():
         return None
     progress = _read_metadata(path)
-    different = differences(progress.run, run)
+    different = changed_options(progress.run, run)
     if different:
         raise InputError(
             f"{path.parent} holds an unfinished run that differs in {', '.join(different)}: give the same "
@@ -86,6 +90,11 @@ def _read_metadata(path: Path) -> Progress:
     return progress
 
 
+def changed_options(recorded: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """Where a run differs from the recorded description of another, which may be of release 0.1 of fit3d."""
+    return differences({**recorded, "recipe": {**RELEASE_0_1, **recorded.get("recipe", {})}}, run)
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Where two descriptions of a run differ, as dotted keys ("recipe.lr")."""
     names = []
@@ -99,14 +108,13 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def restore_checkpoint(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Put back the weights, the optimiser's and the random state that `save_checkpoint` wrote.
+    """Put back the weights and the optimiser's state that `save_checkpoint` wrote.
 
     Raises:
         InputError: a damaged file.
     """
     try:
         tensors = load_file(path)
-        torch.set_rng_state(tensors.pop("random_state"))
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])

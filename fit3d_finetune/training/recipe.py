@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
+from typing import Any, Literal
 
+from fit3d_finetune.backbone.precision import PrecisionChoice
+from fit3d_finetune.targets.rule import PatchGrid, Resampling, TargetRule, Uncovered
 from fit3d_ns.common.errors import InputError
 
 LossKind = Literal["l1", "smooth-l1", "cosine"]
+LossMean = Literal["batch", "image"]
 PresetName = Literal["paper", "recommended"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of the fine-tuning. The defaults are the published ones (FiT3D, ECCV 2024, section 4.1)."""
+    """Hyperparameters of the fine-tuning. The defaults are those of the code of FiT3D (ECCV 2024)."""
 
     epochs: int = 1
     """Passes over all training views."""
@@ -36,6 +39,23 @@ class Recipe:
     """Learning rate of a block as a multiple of the next one's; below 1, early blocks change less."""
     loss: LossKind = "l1"
     """Between the backbone's patch tokens and the target: l1 (paper), smooth-l1, or cosine (1 - cosine)."""
+    loss_mean: LossMean = "batch"
+    """The loss of a pass is the mean over all patches of its views alike (batch, published), or over the views' own
+    means (image: a view of which few patches count weighs as much as any)."""
+    uncovered: Uncovered = "count"
+    """Patches of which the Gaussians or the mask leave more than half uncovered: count by their unmasked share
+    (published; the target is what is rendered there), or ignore."""
+    patch_grid: PatchGrid = "floor"
+    """floor: only patches that fit into the image as a whole (published); export: the grid that the scene's features
+    were made on, of the nearest size."""
+    resampling: Resampling = "bilinear"
+    """How images, targets and masks are brought to the patch grid: bilinear between the nearest pixels (published), or
+    area (images bicubic and antialiased, of targets and masks the mean over each patch)."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """A last step of an epoch for which views are missing: drop (published) or keep."""
+    precision: PrecisionChoice = "fp32"
+    """Of the backbone: fp32 (published), bf16, or auto: bf16 where it is faster (measured on a CPU), else fp32. A run
+    that goes on keeps what auto began with."""
     keep_original: float = 0.0
     """Share of the view's own original features in its target (0: only the re-rendered ones)."""
     weight_mix: float = 1.0
@@ -43,6 +63,11 @@ class Recipe:
     CVPR 2022)."""
     crop_scale: float = 1.0
     """Random crops: smallest side as a share of the image's, enlarged to the full size again; 1: no crops."""
+
+    @property
+    def target_rule(self) -> TargetRule:
+        """What concerns the targets."""
+        return TargetRule(self.patch_grid, self.resampling, self.uncovered)
 
     def check(self) -> None:
         """Raise `InputError` on the first value that makes no sense."""
@@ -60,8 +85,27 @@ class Recipe:
 PRESETS: dict[PresetName, Recipe] = {
     "paper": Recipe(),
     # Found on rooms (benchmarks/results/README.md): train far, then go half of the way back to the original.
-    "recommended": Recipe(epochs=2, lr=1e-4, warmup=0.05, schedule="cosine", clip_norm=1.0, weight_mix=0.5),
+    "recommended": Recipe(
+        epochs=2,
+        lr=1e-4,
+        warmup=0.05,
+        schedule="cosine",
+        clip_norm=1.0,
+        weight_mix=0.5,
+        loss_mean="image",
+        uncovered="ignore",
+        patch_grid="export",
+        resampling="area",
+        last_batch="keep",
+        precision="auto",
+    ),
 }
+
+RELEASE_0_1: dict[str, Any] = {
+    name: getattr(PRESETS["recommended"], name)
+    for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
+}
+"""What release 0.1 did in every recipe, and so did not record."""
 
 
 def lr_factor(step: int, steps: int, recipe: Recipe) -> float:

@@ -9,10 +9,9 @@ from typing import Any
 
 from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
 from fit3d_finetune.backbone.precision import Precision
-from fit3d_finetune.targets.novel_views import NovelView
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import TargetKind
-from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, differences, recorded_run
+from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options, recorded_run
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.errors import InputError
@@ -39,11 +38,13 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; a checkpoint of another identity cannot be resumed."""
+        recipe = asdict(self.recipe)
+        del recipe["precision"]  # which one it came to is the backbone's
         return {
-            "recipe": asdict(self.recipe),
+            "recipe": recipe,
             "targets": self.targets,
             "scenes": {scene.name: scene.gaussians_sha256 for scene in self.train_scenes},
-            "novel_views": sum(isinstance(view, NovelView) for scene in self.train_scenes for view in scene.views),
+            "novel_views": sum(len(scene.novel_views) for scene in self.train_scenes),
             "val_scenes": {scene.name: scene.gaussians_sha256 for scene in self.val_scenes},
             "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
             "seed": self.seed,
@@ -69,7 +70,7 @@ def is_finished(run: Run, identity: dict[str, Any]) -> bool:
         raise InputError(f"--output-dir {folder}: {existing} is no folder that can be written to; give another.")
     if not (run.output_dir / INFO_FILE).is_file():
         return False
-    different = differences(read_finetuned(run.output_dir).summary.get("run", {}), identity)
+    different = changed_options(read_finetuned(run.output_dir).summary.get("run", {}), identity)
     if different:
         raise InputError(
             f"{run.output_dir} holds a fine-tuned backbone that differs in {', '.join(different)}: give another "

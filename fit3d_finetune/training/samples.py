@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.scenes import ViewRef
-from fit3d_finetune.targets.store import MIN_COVER, TargetStore
+from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.recipe import Recipe
+from fit3d_ns.features.patch_grid import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,27 +94,29 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
         grid = F.affine_grid(theta, [1, 1, *values.shape[-2:]], align_corners=False)
         return F.grid_sample(values[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
 
-    counted = sample.weights[None]
-    total = cut(counted, "bilinear")
+    shares = sample.weights[None]
+    total = cut(shares, "bilinear")
     # Normalised by the weights, so that features of patches that do not count never mix in.
-    features = cut(sample.features.permute(2, 0, 1) * counted, "bilinear") / total.clamp_min(1e-6)
-    weights = torch.where(total[0] >= MIN_COVER, total[0], 0.0)
+    features = cut(sample.features.permute(2, 0, 1) * shares, "bilinear") / total.clamp_min(1e-6)
+    weights = counted(total[0])
     return Sample(cut(sample.image, "bicubic").clamp(0, 1), features.permute(1, 2, 0), weights)
 
 
-def step_indices(step: int, count: int, per_step: int, seed: int) -> list[int]:
+def step_indices(step: int, count: int, recipe: Recipe, seed: int) -> list[int]:
     """The samples of an optimiser step: consecutive pieces of one random order of all samples per epoch.
 
-    The last step of an epoch has what is left.
+    The last step of an epoch has what is left, if the recipe keeps it.
     """
-    steps = steps_per_epoch(count, per_step)
+    per_step, steps = recipe.batch_size * recipe.accumulate, steps_per_epoch(count, recipe)
     epoch, place = divmod(step, steps)
     order = torch.randperm(count, generator=_generator(seed, epoch, 0))
     return order[place * per_step : (place + 1) * per_step].tolist()
 
 
-def steps_per_epoch(count: int, per_step: int) -> int:
-    return -(-count // per_step)
+def steps_per_epoch(count: int, recipe: Recipe) -> int:
+    """Optimiser steps in which all of so many samples are seen, or all but a remainder; at least one."""
+    whole, rest = divmod(count, recipe.batch_size * recipe.accumulate)
+    return max(1, whole if recipe.last_batch == "drop" else whole + bool(rest))
 
 
 class Loader:
@@ -131,7 +134,7 @@ class Loader:
         """The augmented samples of a step."""
         recipe = self.recipe
         random = _generator(self.seed, step, 1)
-        indices = step_indices(step, len(self.samples), recipe.batch_size * recipe.accumulate, self.seed)
+        indices = step_indices(step, len(self.samples), recipe, self.seed)
         return [augment(self.samples[i], recipe, random) for i in indices]
 
     def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:

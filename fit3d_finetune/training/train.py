@@ -27,10 +27,11 @@ from fit3d_finetune.training.checkpoint import (
     save_checkpoint,
 )
 from fit3d_finetune.training.loss import batch_loss
-from fit3d_finetune.training.optimizer import build_optimizer, set_lr, tuned_parameters
-from fit3d_finetune.training.recipe import Recipe, lr_factor
+from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.recipe import lr_factor
 from fit3d_finetune.training.run import Run, is_finished
-from fit3d_finetune.training.samples import Loader, Sample, Samples, steps_per_epoch
+from fit3d_finetune.training.samples import Loader, Samples, steps_per_epoch
+from fit3d_finetune.training.step import Diverged, require_finite, training_step
 from fit3d_finetune.training.tracking import Tracker, open_tracker, require_tracker
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
@@ -50,8 +51,8 @@ def finetune(run: Run) -> Path:
     """Train, or go on where an earlier start of the same run stopped; returns the folder of the result.
 
     Raises:
-        InputError: an earlier run with other options is in the output folder, no view to train on, or targets in
-            which no patch counts.
+        InputError: an earlier run with other options is in the output folder, no view to train on, targets in
+            which no patch counts, or a training that diverged.
         TrainingInterrupted: by SIGINT or SIGTERM, after saving.
     """
     identity, checkpoint = run.identity(), run.output_dir / CHECKPOINT_FILE
@@ -68,7 +69,6 @@ def finetune(run: Run) -> Path:
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in parameters)
     optimizer = build_optimizer(backbone, run.recipe)
-    torch.manual_seed(run.seed)
     if state.step > 0:
         restore_checkpoint(checkpoint, parameters, optimizer)
         logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
@@ -100,12 +100,12 @@ def _train(
     tracker: Tracker,
 ) -> Progress:
     recipe, checkpoint = run.recipe, run.output_dir / CHECKPOINT_FILE
-    epoch = steps_per_epoch(len(train), recipe.batch_size * recipe.accumulate)
+    epoch = steps_per_epoch(len(train), recipe)
     total = epoch * recipe.epochs
     stop = total if run.max_steps is None else min(total, run.max_steps)
     history = list(state.history)
     loader = Loader(train, recipe, run.seed, state.step, stop)
-    saved = time.perf_counter()
+    saved_step, saved = state.step, time.perf_counter()
     started = saved - state.seconds - train.target_seconds  # the targets of all views were made just before
 
     def now(step: int) -> Progress:
@@ -123,18 +123,25 @@ def _train(
         task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
         for step, samples in loader:
             lr = recipe.lr * lr_factor(step, total, recipe)
-            figures = training_step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+            done = step + 1
+            is_epoch = done % epoch == 0 or done == stop
+            try:
+                figures = training_step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+                save = done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds)
+                if save or is_epoch:  # nothing is written that would be worth nothing
+                    require_finite(parameters.values())
+            except Diverged as diverged:
+                raise _diverged(run, step, saved_step, diverged) from diverged
             if step % LOG_EVERY == 0:
                 scalars = {name: float(value) for name, value in figures.items()}
                 tracker.log({f"train/{name}": value for name, value in scalars.items()} | {"train/lr": lr}, step)
                 bar.update(task, description=f"Fine-tuning (loss {scalars['loss']:.3f})")
             bar.advance(task)
-            done = step + 1
-            if done % epoch == 0 or done == stop:
+            if is_epoch:
                 validate(done)
-            if done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds):
+            if save:
                 save_checkpoint(checkpoint, parameters, optimizer, now(done))
-                saved = time.perf_counter()
+                saved_step, saved = done, time.perf_counter()
                 if stop_requested():
                     raise TrainingInterrupted(f"stopped at step {done} of {stop}; the same command goes on from there")
     finished = now(stop)
@@ -148,30 +155,14 @@ def _train(
     return finished
 
 
-def training_step(
-    backbone: Backbone,
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    samples: list[Sample],
-    recipe: Recipe,
-    lr: float,
-) -> dict[str, torch.Tensor]:
-    """One optimiser step over all passes of an accumulated batch; its loss, cosine and gradient norm."""
-    set_lr(optimizer, lr)
-    optimizer.zero_grad(set_to_none=True)
-    loss_sum, cosine_sum = torch.zeros(()), torch.zeros(())
-    for start in range(0, len(samples), recipe.batch_size):
-        batch = samples[start : start + recipe.batch_size]
-        loss, cosine = batch_loss(backbone, batch, recipe.loss)
-        share = len(batch) / len(samples)
-        (loss * share).backward()
-        loss_sum = loss_sum + loss.detach().cpu() * share
-        cosine_sum = cosine_sum + cosine.cpu() * share
-    norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-    if not bool(norm.isfinite()):
-        raise InputError(f"the training diverged (its gradient is {norm.item()}): lower --lr, or use --precision fp32.")
-    optimizer.step()
-    return {"loss": loss_sum, "cosine": cosine_sum, "grad_norm": norm}
+def _diverged(run: Run, step: int, saved: int, reason: Diverged) -> InputError:
+    """What to say of a training that diverged in a step (from 0), with its last checkpoint after `saved` steps."""
+    kept = f"the last good checkpoint, after {saved} steps, is {run.output_dir / CHECKPOINT_FILE}"
+    fp32 = "" if run.backbone.precision == "fp32" else " or --precision fp32"
+    return InputError(
+        f"the training diverged in step {step + 1} ({reason}), {kept if saved else 'before any checkpoint'}: give "
+        f"a lower --lr{fp32}, and another --output-dir."
+    )
 
 
 @torch.no_grad()
@@ -192,7 +183,7 @@ def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step
         for i in spread:
             sample = samples[i]
             if bool(sample.weights.any()):
-                pairs.append(batch_loss(backbone, [sample], run.recipe.loss))
+                pairs.append(batch_loss(backbone, [sample], run.recipe.loss, run.recipe.loss_mean))
         if not pairs:
             continue
         figures[f"{name}/loss"] = sum(float(loss) for loss, _ in pairs) / len(pairs)
@@ -208,7 +199,7 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
     folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
 
     def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
-        made = TargetStore(scenes, folder, run.device, kind, run.backbone)
+        made = TargetStore(scenes, folder, run.device, kind, run.backbone, run.recipe.target_rule)
         made.prepare()
         return made
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,31 +10,31 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-import yaml
-from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.colormaps import apply_depth_colormap
-from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from torch import Tensor
 
-from fit3d_ns.capture.lens import undistorted_camera
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import backbone_fingerprint, grid_size
+from fit3d_ns.common.output_place import require_writable
+from fit3d_ns.features.backbone import backbone_fingerprint, rule_of
+from fit3d_ns.method.activation import activated
 from fit3d_ns.method.cameras import world_to_camera
+from fit3d_ns.method.captures import view_infos
 from fit3d_ns.method.datamanager import Fit3DDataset
 from fit3d_ns.method.model import Fit3DModel
-from fit3d_ns.method.model_config import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipeline
-from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo, file_sha256, relative_to_root
+from fit3d_ns.method.run_folder import last_checkpoint, scene_of
+from fit3d_ns.method.runs import finished_runs, load_pipeline, read_config
+from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.scene.name import require_scene_name
+from fit3d_ns.scene.place import require_export_place
+from fit3d_ns.scene.splats import TENSORS
 from fit3d_ns.scene.storage import FeatureStorage
 
 PREVIEW_FILE = "previews.png"
-
-_CAMERA_MODELS = {CameraType.PERSPECTIVE.value: "OPENCV", CameraType.FISHEYE.value: "OPENCV_FISHEYE"}
 
 
 @dataclass
@@ -48,6 +47,10 @@ class ExportArguments:
     """Export every finished fit3d run under this folder instead (the newest of each scene)."""
     output_dir: Path = Path("runs")
     """Where the scene's folder is made."""
+    name: str | None = None
+    """Name of that folder and of the scene; default: the run's --experiment-name (the capture's folder)."""
+    overwrite: bool = False
+    """Replace an export of another content. Whatever is no export is never replaced."""
     previews: int = 4
     """Held-out views in previews.png (photo | rgb | feature_pca | depth); 0 for none."""
     feature_storage: FeatureStorage = "fp16"
@@ -56,7 +59,12 @@ class ExportArguments:
 
 
 def export_run(
-    config_path: Path, output_dir: Path, previews: int = 4, feature_storage: FeatureStorage = "fp16"
+    config_path: Path,
+    output_dir: Path,
+    previews: int = 4,
+    feature_storage: FeatureStorage = "fp16",
+    name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Export one run to `output_dir/<scene>/`, atomically, and return that folder.
 
@@ -65,24 +73,27 @@ def export_run(
         output_dir: the folder of all scenes.
         previews: number of held-out views in previews.png.
         feature_storage: how the features are kept on disk.
+        name: of the scene; None: the run's experiment.
+        overwrite: whether an export of another content may be replaced.
 
     Raises:
-        InputError: not a fit3d run, no checkpoint, or images that changed on disk.
+        InputError: not a fit3d run, no checkpoint, images that changed on disk, or no place for the export.
     """
-    require_checkpoint(config_path, read_config(config_path))
-    config, pipeline, checkpoint, step = eval_setup(config_path, test_mode="test")
-    assert isinstance(pipeline, Fit3DPipeline)
+    config = read_config(config_path)
+    checkpoint, step = last_checkpoint(config_path, config)
+    scene = scene_of(config_path, config) if name is None else require_scene_name(name, "--name", "give another")
+    directory = require_export_place(output_dir, scene)
+    pipeline = load_pipeline(config, checkpoint)
     if pipeline.model.features_missing:
         raise InputError(
             f"{checkpoint} was saved before its features were solved for, at the end of training: resume the run with "
             f"--load-dir {checkpoint.parent}, or lift features with fit3d-lift --load-config {config_path}."
         )
-    gaussians = feature_gaussians(pipeline, scene=config.experiment_name or config_path.parent.name)
+    gaussians = feature_gaussians(pipeline, scene)
     # nerfstudio's default split leaves nothing for evaluation when there are few images.
     with_previews = previews > 0 and len(pipeline.datamanager.eval_dataset) > 0
     extra = {PREVIEW_FILE: _png(contact_sheet(pipeline, previews))} if with_previews else {}
-    directory = output_dir / gaussians.scene.scene
-    gaussians.stored_as(feature_storage).save(directory, extra_files=extra)
+    gaussians.stored_as(feature_storage).save(directory, extra_files=extra, overwrite=overwrite)
     logger.info(
         "Exported %s (step %d): %d Gaussians, %d channels, %d views -> %s",
         checkpoint.name,
@@ -100,6 +111,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
     """The pipeline's scene as data, on the CPU."""
     model, datamanager = pipeline.model, pipeline.datamanager
     parameters = {name: values.detach().float().cpu() for name, values in model.gauss_params.items()}
+    splats = activated(parameters, model.config)
     outputs = datamanager.train_dataparser_outputs
     root = Path(datamanager.get_datapath())
     root = (root if root.is_dir() else root.parent).absolute()
@@ -110,11 +122,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
         *_views(model, datamanager.eval_dataset, "eval", root, identity),
     ]
     return FeatureGaussians(
-        means=parameters["means"],
-        quats=parameters["quats"],
-        scales=torch.exp(parameters["scales"]),
-        opacities=torch.sigmoid(parameters["opacities"]).squeeze(-1),
-        sh=torch.cat([model.shs_0[:, None, :], model.shs_rest], dim=1).detach().float().cpu(),
+        **{name: getattr(splats, name) for name in TENSORS},
         features=parameters["features"],
         decoder={name: values.detach().float().cpu() for name, values in model.decoder.state_dict().items()},
         scene=SceneInfo(
@@ -122,13 +130,13 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
             backbone=backbone,
             decoder=model.config.decoder,
             decoder_resolution=model.config.feature_supervision,
-            num_gaussians=len(parameters["means"]),
+            num_gaussians=len(splats),
             feature_dim=model.decoder.feature_dim,
             channels=model.decoder.channels,
             units="arbitrary",
             transform=outputs.dataparser_transform.double().numpy()[:3, :4],
             scale=float(outputs.dataparser_scale),
-            rasterize_mode=model.config.rasterize_mode,
+            rasterize_mode=splats.rasterize_mode,
             images_root=str(root),
             views=tuple(views),
         ),
@@ -144,54 +152,8 @@ def _views(
         _pose(model, parsed.cameras[index : index + 1], index if split == "train" else None)
         for index in range(len(parsed.image_filenames))
     ]
-    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"])
-
-
-def view_infos(
-    parsed: DataparserOutputs,
-    poses: Sequence[np.ndarray],
-    split: Split,
-    root: Path,
-    patch_size: int,
-    max_size: int | None,
-) -> list[ViewInfo]:
-    """A dataparser's images as the files are on disk, with world-to-camera `poses` [4, 4].
-
-    Raises:
-        InputError: a camera is neither perspective nor fisheye.
-    """
-    masks: Sequence[Path | None] = parsed.mask_filenames or [None] * len(parsed.image_filenames)
-    views = []
-    for index, (path, mask) in enumerate(zip(parsed.image_filenames, masks, strict=True)):
-        camera = parsed.cameras[index : index + 1]
-        model_name = _CAMERA_MODELS.get(int(camera.camera_type.item()))
-        if model_name is None:
-            raise InputError(
-                f"camera of {path} is neither perspective nor fisheye: only these two can be exported; "
-                "resample the images with a pinhole camera first."
-            )
-        K = camera.get_intrinsics_matrices()[0].double().numpy()
-        width, height = int(camera.width.item()), int(camera.height.item())
-        distortion = np.zeros(6)
-        if camera.distortion_params is not None:
-            distortion = camera.distortion_params[0].double().numpy()
-        _, seen_width, seen_height = undistorted_camera(K, distortion, width, height, model_name)
-        views.append(
-            ViewInfo(
-                path=relative_to_root(path, root),
-                width=width,
-                height=height,
-                K=K,
-                distortion=distortion,
-                camera_model=model_name,
-                world_to_camera=poses[index],
-                mask_path=None if mask is None else relative_to_root(mask, root),
-                split=split,
-                sha256=file_sha256(path),
-                grid=grid_size(seen_height, seen_width, patch_size, max_size),
-            )
-        )
-    return views
+    rule = rule_of(identity["input_rule"])
+    return view_infos(parsed, poses, split, root, identity["patch_size"], identity["max_size"], rule)
 
 
 def _pose(model: Fit3DModel, camera: Cameras, train_index: int | None) -> np.ndarray:
@@ -211,7 +173,6 @@ def contact_sheet(pipeline: Fit3DPipeline, count: int) -> Tensor:
     chosen = sorted({round(i) for i in np.linspace(0, len(views) - 1, min(count, len(views)))})
     rows = []
     for camera, batch in (views[i] for i in chosen):
-        camera.metadata = None  # as a free camera: the viewer's pictures
         outputs = pipeline.model.get_outputs_for_camera(camera)
         photo = pipeline.model.composite_with_background(
             pipeline.model.get_gt_img(batch["image"]), outputs["background"]
@@ -228,70 +189,27 @@ def _png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def read_config(path: Path) -> TrainerConfig:
-    """The configuration of a fit3d run.
-
-    Raises:
-        InputError: not there, not a nerfstudio configuration, or of another method.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give --load-config the config.yml that ns-train wrote.")
-    try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{path} is not a configuration that this nerfstudio can read ({error}).") from error
-    if not isinstance(config, TrainerConfig) or not isinstance(config.pipeline.model, Fit3DModelConfig):
-        raise InputError(f"{path} is not the config.yml of a fit3d method: train with ns-train fit3d-features first.")
-    return config
-
-
-def require_checkpoint(path: Path, config: TrainerConfig) -> int:
-    """The last step that was saved.
-
-    Raises:
-        InputError: there is no checkpoint.
-    """
-    folder = path.parent / config.relative_model_dir
-    steps = [int(checkpoint.stem.removeprefix("step-")) for checkpoint in folder.glob("step-*.ckpt")]
-    if not steps:
-        raise InputError(f"{folder} has no checkpoint: train the run of {path} until it saves one.")
-    return max(steps)
-
-
-def finished_runs(folder: Path) -> list[Path]:
-    """The config.yml of the newest finished fit3d run of each scene under `folder`.
-
-    Raises:
-        InputError: there is none.
-    """
-    newest: dict[str, Path] = {}
-    for path in sorted(folder.rglob("config.yml"), key=lambda path: path.parent.name):  # names are time stamps
-        try:
-            config = read_config(path)
-            last = require_checkpoint(path, config)
-        except InputError as error:
-            logger.info("Left out: %s", error)
-            continue
-        if last < config.max_num_iterations - 1:
-            logger.info("Left out: %s stopped at step %d of %d.", path, last, config.max_num_iterations)
-            continue
-        scene = config.experiment_name or path.parent.name
-        if scene in newest:
-            logger.info("Left out: %s, for there is a newer run of %s.", newest[scene], scene)
-        newest[scene] = path
-    if not newest:
-        raise InputError(f"{folder} has no finished fit3d run: give --all the --output-dir of ns-train (outputs/).")
-    return list(newest.values())
-
-
 @exits_on_input_error
 def run(arguments: ExportArguments) -> None:
     """Export what the arguments name."""
     if (arguments.load_config is None) == (arguments.all is None):
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
+    if arguments.all is not None and arguments.name is not None:
+        raise InputError("--name names one scene: give it with --load-config, not with --all.")
+    require_writable(arguments.output_dir)
     paths = [arguments.load_config] if arguments.load_config else finished_runs(Path(str(arguments.all)))
+    if arguments.all is not None:
+        for path in paths:  # all places before the first export
+            require_export_place(arguments.output_dir, scene_of(path, read_config(path)))
     for path in paths:
-        export_run(path, arguments.output_dir, arguments.previews, arguments.feature_storage)
+        export_run(
+            path,
+            arguments.output_dir,
+            arguments.previews,
+            arguments.feature_storage,
+            arguments.name,
+            arguments.overwrite,
+        )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,10 +12,14 @@ import tyro
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.common.output_place import require_writable
+from fit3d_ns.features.backbone import BackboneConfig, rule_of
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
-from fit3d_ns.scene.description import BackboneInfo, RasterizeMode
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.description import BackboneInfo
+from fit3d_ns.scene.name import require_scene_name
+from fit3d_ns.scene.place import require_export_place
 from fit3d_ns.scene.storage import FeatureStorage
 
 
@@ -41,6 +46,7 @@ class BackboneChoice:
             layer=self.layer if self.layer is not None or not same else base.layer,
             max_size=self.max_size or base.max_size,
             precision=base.precision,
+            input_rule=base.input_rule,
         )
 
 
@@ -70,6 +76,8 @@ class LiftArguments:
     """Where the scene's folder is made."""
     name: str | None = None
     """Name of that folder and of the scene; default: that of the export, run or capture."""
+    overwrite: bool = False
+    """Replace an export of another content. Whatever is no export is never replaced."""
     feature_dim: int | Literal["full"] = 64
     """Channels per Gaussian: principal components of the features, or full for all of the backbone's channels (for 384
     six times the size)."""
@@ -88,17 +96,25 @@ def run(arguments: LiftArguments) -> Path:
     if isinstance(arguments.feature_dim, int) and arguments.feature_dim < 1:
         raise InputError(f"--feature-dim is {arguments.feature_dim}; give at least 1, or full.")
     _check_solver(arguments.solver)
+    if arguments.name is not None:
+        require_scene_name(arguments.name, "--name", "give another")
+    require_writable(arguments.output_dir)
     scene, base = _source(arguments)
-    directory = arguments.output_dir / (arguments.name or scene.name)
+    if arguments.name is None:
+        require_scene_name(scene.name, "the scene's name", "give another with --name")
+    else:
+        scene = dataclasses.replace(scene, name=arguments.name)
+    directory = arguments.output_dir / scene.name
     if arguments.export is not None and directory.resolve() == arguments.export.resolve():
         raise InputError(f"{directory} is the export to lift from; give another --output-dir or --name.")
+    require_export_place(arguments.output_dir, scene.name)
     feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = arguments.backbone.over(base)
-    if arguments.name is not None:
-        scene = LiftScene(**{**vars(scene), "name": arguments.name})
     gaussians, report = lift_scene(scene, config, feature_dim, arguments.solver, device, arguments.cache_dir)
-    gaussians.stored_as(arguments.feature_storage).save(directory, extra_files={REPORT_FILE: report_bytes(report)})
+    gaussians.stored_as(arguments.feature_storage).save(
+        directory, extra_files={REPORT_FILE: report_bytes(report)}, overwrite=arguments.overwrite
+    )
     logger.info("Lifted in %.1f s (features of the photos aside) -> %s", report["seconds"], directory)
     return directory
 
@@ -138,7 +154,7 @@ def _config_of(info: BackboneInfo, arguments: LiftArguments) -> BackboneConfig:
         raise InputError(
             f"{arguments.export} was made with weights from a file: give it again with --backbone.weights, or others."
         )
-    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer)
+    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer, input_rule=rule_of(info.input_rule))
 
 
 def main() -> None:

@@ -22,13 +22,19 @@ from torch import Tensor, nn
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.names import check_name, skeleton
 from fit3d_ns.features.weights import WeightFile, find_weights, load_weights, read_folder_config, weights_folder
 
 DEFAULT_NAME = "vit_small_patch14_dinov2.lvd142m"
 # The offline weights' last blocks collapsed towards saliency: the 9th block has the richest features.
 OFFLINE_LAYER = 8
-INPUT_RULE = "nearest multiple of the patch size, bicubic with antialiasing"
+InputRule = Literal["nearest", "floor"]
+INPUT_RULES: dict[InputRule, str] = {
+    "nearest": "nearest multiple of the patch size, bicubic with antialiasing",
+    "floor": "largest multiple of the patch size that fits, bilinear without antialiasing",
+}
+"""How the input size follows from the image size, in the words of fingerprints and exports."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class BackboneConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is faster on GPUs and on some CPUs with bf16 instructions, slower on others; the features differ by about
     1 %."""
+    input_rule: InputRule = "nearest"
+    """How an image is brought to whole patches: nearest (each side to the nearest multiple of the patch size, bicubic
+    with antialiasing) or floor (to the largest multiple that fits, bilinear without antialiasing, as in the paper)."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +102,18 @@ class Backbone(nn.Module):
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) to which an image of this size is brought for the backbone."""
-        return input_size(height, width, self.patch_size, self.config.max_size)
+        return input_size(height, width, self.patch_size, self.config.max_size, self.config.input_rule)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """The (h, w) patches of the feature map of an image of this size."""
-        return grid_size(height, width, self.patch_size, self.config.max_size)
+        return grid_size(height, width, self.patch_size, self.config.max_size, self.config.input_rule)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1 -> the layer's patch tokens after the final norm, [B, C, h, w].
 
-        The image is resized to `input_size` (bicubic, antialiased when shrinking) and normalised with the
-        model's own mean and std. The final norm is applied at every layer, also before the last:
-        it was trained for the last block, but evens out the few channels that dominate in between.
+        The image is resized to `input_size` as `input_rule` says and normalised with the model's own mean and
+        std. The final norm is applied at every layer, also before the last: it was trained for the last block, but
+        evens out the few channels that dominate in between.
         """
         return self.forward_with_class_token(images)[0]
 
@@ -117,8 +126,11 @@ class Backbone(nn.Module):
             raise ValueError(f"images must be [B, 3, H, W], not {list(images.shape)}")
         size = self.input_size(*images.shape[-2:])
         if tuple(images.shape[-2:]) != size:
-            # clamp: bicubic overshoots at edges, to values that no image has.
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+            if self.config.input_rule == "floor":
+                images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+            else:
+                # clamp: bicubic overshoots at edges, to values that no image has.
+                images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
         images = (images - mean) / std
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -142,8 +154,10 @@ class Backbone(nn.Module):
         return [out if isinstance(out, tuple) else (out, out) for out in outputs]
 
 
-def input_size(height: int, width: int, patch_size: int, max_size: int | None) -> tuple[int, int]:
-    """Each side to the nearest multiple of the patch size (halves go up), at least one patch.
+def input_size(
+    height: int, width: int, patch_size: int, max_size: int | None, rule: InputRule = "nearest"
+) -> tuple[int, int]:
+    """Each side to the nearest multiple of the patch size (halves go up; "floor": always down), at least one patch.
 
     An image with a side longer than `max_size` is first scaled down, aspect kept; no side of the
     result is longer than `max_size`.
@@ -152,29 +166,37 @@ def input_size(height: int, width: int, patch_size: int, max_size: int | None) -
         raise ValueError(f"an image of {height} x {width} pixels has no patches")
     scale = 1.0 if max_size is None else min(1.0, max_size / max(height, width))
     most = None if max_size is None else max_size // patch_size
-    cells = [max(1, int(side * scale / patch_size + 0.5)) for side in (height, width)]
+    if rule == "floor":
+        # Rounding must not lose the last patch of a side that the scale makes a whole number of patches.
+        cells = [max(1, int(side * scale / patch_size + 1e-9)) for side in (height, width)]
+    else:
+        cells = [max(1, int(side * scale / patch_size + 0.5)) for side in (height, width)]
     if most is not None:
         cells = [min(side, max(1, most)) for side in cells]
     return cells[0] * patch_size, cells[1] * patch_size
 
 
-def grid_size(height: int, width: int, patch_size: int, max_size: int | None) -> tuple[int, int]:
+def grid_size(
+    height: int, width: int, patch_size: int, max_size: int | None, rule: InputRule = "nearest"
+) -> tuple[int, int]:
     """The (h, w) patches of an image of this size, see `input_size`."""
-    rows, columns = input_size(height, width, patch_size, max_size)
+    rows, columns = input_size(height, width, patch_size, max_size, rule)
     return rows // patch_size, columns // patch_size
 
 
+def rule_of(words: str) -> InputRule:
+    """The input rule that a fingerprint or an export has in these words; "nearest" if no rule of ours has them."""
+    return next((rule for rule, described in INPUT_RULES.items() if described == words), "nearest")
+
+
 def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:
-    """Build the backbone with its weights, in eval mode."""
+    """Build the backbone with its weights, in eval mode; the caller's random state stays as it is."""
     plan = _plan(config)
     source = find_weights(config.weights, plan.name, plan.pretrained_cfg)
-    if source.kind == "random":
-        # The same weights every time, without touching the caller's random state.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = _create(plan)
-    else:
+    with preserved_random_state():
+        torch.manual_seed(0)  # random weights are the same every time
         model = _create(plan)
+    if source.kind != "random":
         load_weights(model, source)
     identity = _identity(config, plan, source)
     layer = f"block {identity.layer} (0-based) of {plan.blocks}"
@@ -214,6 +236,8 @@ def _plan(config: BackboneConfig) -> _Plan:
     """Check everything about `config` that can be checked without its weights."""
     if config.precision not in ("fp32", "bf16"):
         raise InputError(f"backbone.precision must be fp32 or bf16, not {config.precision!r}.")
+    if config.input_rule not in INPUT_RULES:
+        raise InputError(f"backbone.input_rule must be {' or '.join(INPUT_RULES)}, not {config.input_rule!r}.")
     folder = weights_folder(config.weights)
     name, pretrained_cfg, model_args = config.name, None, {}
     if folder is not None:
@@ -259,7 +283,7 @@ def _identity(config: BackboneConfig, plan: _Plan, source: WeightFile) -> Backbo
         embed_dim=plan.embed_dim,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
-        input_rule=INPUT_RULE,
+        input_rule=INPUT_RULES[config.input_rule],
         max_size=config.max_size,
         precision=config.precision,
         model_args=dict(plan.model_args),

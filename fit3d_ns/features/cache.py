@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -32,6 +33,7 @@ from fit3d_ns.features.backbone import (
     grid_size,
     input_size,
     load_backbone,
+    rule_of,
 )
 
 # Raised whenever the same backbone and image would give other numbers than before.
@@ -91,6 +93,18 @@ class FeatureMaps(Sequence[Tensor]):
         except (OSError, SafetensorError) as error:
             raise InputError(f"The cached feature map {path} went away or broke: start again to renew it.") from error
         return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One map of `FeatureMaps`, read when it is asked for: colour alone never asks."""
+
+    maps: FeatureMaps
+    index: int
+
+    def load(self) -> Tensor:
+        """[h, w, C], fp16, on the patch grid."""
+        return self.maps[self.index]
 
 
 def default_cache_dir() -> Path:
@@ -155,7 +169,8 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     """The cache key of an image's features: a sha256 over all that decides them."""
     what = {key: value for key, value in fingerprint.items() if key not in _NOT_IN_KEY}
     height, width = image.shape[:2]
-    seen = input_size(height, width, fingerprint["patch_size"], fingerprint["max_size"])
+    rule = rule_of(fingerprint["input_rule"])
+    seen = input_size(height, width, fingerprint["patch_size"], fingerprint["max_size"], rule)
     head = {"version": FORMAT_VERSION, "backbone": what, "input_size": seen, "image": image.shape}
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -240,7 +255,8 @@ def _checked_image(image: Any, name: str) -> np.ndarray:
 
 def _map_shape(image: np.ndarray, fingerprint: dict[str, Any]) -> MapShape:
     height, width = image.shape[:2]
-    grid = grid_size(height, width, fingerprint["patch_size"], fingerprint["max_size"])
+    rule = rule_of(fingerprint["input_rule"])
+    grid = grid_size(height, width, fingerprint["patch_size"], fingerprint["max_size"], rule)
     return (*grid, int(fingerprint["embed_dim"]))
 
 

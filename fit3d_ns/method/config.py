@@ -13,9 +13,10 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method import release_0_1
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipelineConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 
@@ -44,8 +45,10 @@ def _adam(lr: float, lr_final: float | None = None, steps: int = 30_000, **sched
     return {"optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
 
 
-def _optimizers(steps: int, feature_lr: float, feature_lr_final: float, decoder_lr: float) -> dict[str, Any]:
-    """splatfacto's learning rates over `steps` steps, and those of the feature head."""
+def _optimizers(
+    steps: int, feature_lr: float, decoder_lr: float, feature_lr_final: float | None, decoder_lr_final: float | None
+) -> dict[str, Any]:
+    """splatfacto's learning rates over `steps` steps, and those of the feature head (None: constant)."""
     return {
         "means": _adam(1.6e-4, 1.6e-6, steps),
         "features_dc": _adam(0.0025),
@@ -55,7 +58,7 @@ def _optimizers(steps: int, feature_lr: float, feature_lr_final: float, decoder_
         "quats": _adam(0.001),
         "features": _adam(feature_lr, feature_lr_final, steps),
         "feature_errors": _adam(0.01, 0.001, steps),
-        "decoder": _adam(decoder_lr, decoder_lr / 10, steps),
+        "decoder": _adam(decoder_lr, decoder_lr_final, steps),
         "camera_opt": _adam(1e-4, 5e-7, steps, warmup_steps=min(1000, steps // 10), lr_pre_warmup=0.0),
         "bilateral_grid": _adam(2e-3, 1e-4, steps, warmup_steps=min(1000, steps // 10), lr_pre_warmup=0.0),
     }
@@ -68,6 +71,7 @@ def _method(
     model: Fit3DModelConfig,
     optimizers: dict[str, Any],
     max_image_size: int | None = None,
+    backbone: BackboneConfig | None = None,
 ) -> MethodSpecification:
     device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     return MethodSpecification(
@@ -85,6 +89,7 @@ def _method(
                     dataparser=NerfstudioDataParserConfig(load_3D_points=True),
                     cache_images_type="uint8",
                     max_image_size=max_image_size,
+                    backbone=backbone or BackboneConfig(),
                 ),
                 model=model,
             ),
@@ -102,7 +107,7 @@ fit3d_features = _method(
     steps=30_000,
     # Features wait until densification has ended: the Gaussians are final then, and half the steps cost less.
     model=Fit3DModelConfig(feature_start_step=15_000),
-    optimizers=_optimizers(30_000, feature_lr=0.01, feature_lr_final=0.001, decoder_lr=1e-4),
+    optimizers=_optimizers(30_000, feature_lr=0.01, feature_lr_final=0.001, decoder_lr=1e-4, decoder_lr_final=1e-5),
 )
 
 fit3d_features_fast = _method(
@@ -122,25 +127,35 @@ fit3d_features_fast = _method(
         feature_downscale=2,
     ),
     max_image_size=640,
-    optimizers=_optimizers(3_000, feature_lr=0.02, feature_lr_final=0.002, decoder_lr=1e-4),
+    optimizers=_optimizers(3_000, feature_lr=0.02, feature_lr_final=0.002, decoder_lr=1e-4, decoder_lr_final=1e-5),
 )
 
 fit3d_features_paper = _method(
     "fit3d-features-paper",
-    "FiT3D's published recipe (ECCV 2024): 3x3 convolution, L1 at every pixel, features coupled to geometry.",
+    "FiT3D's published recipe (ECCV 2024): 3x3 convolution, L1 at every pixel; see docs/fidelity/stage1.md.",
     steps=30_000,
     model=Fit3DModelConfig(
         decoder="conv3x3",
         feature_loss="l1",
         feature_supervision="pixel",
         feature_init="zeros",
-        couple_geometry=True,
+        masked_pixels="rendered",
+        ssim_border="zeros",
         num_downscales=0,
         background_color="black",
-        cull_alpha_thresh=0.005,
+        densification="3dgs",
+        scene_extent="cameras",
         densify_grad_thresh=0.0002,
         use_absgrad=False,
+        cull_alpha_thresh=0.005,
+        cull_scale_thresh=0.1,
+        stop_screen_size_at=0,
+        max_gs_num=100_000_000,  # no bound
     ),
-    # The authors' code trains features and decoder at 1/40 of the colour's learning rate.
-    optimizers=_optimizers(30_000, feature_lr=0.0025 / 40, feature_lr_final=0.0025 / 40, decoder_lr=0.0025 / 40),
+    # The authors' code trains features and decoder at 1/40 of the colour's learning rate, both constant.
+    optimizers=_optimizers(
+        30_000, feature_lr=0.0025 / 40, decoder_lr=0.0025 / 40, feature_lr_final=None, decoder_lr_final=None
+    ),
+    max_image_size=1600,
+    backbone=BackboneConfig(input_rule="floor", max_size=None),
 )

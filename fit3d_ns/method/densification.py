@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
+from torch import Tensor
 
 
 @dataclass
@@ -17,15 +18,33 @@ class CappedStrategy(DefaultStrategy):
     """
 
     grow_grad2d: float = 0.0002
+    grow_scale2d: float = 0.05
     refine_scale2d_stop_iter: int = 0
     cap_max: int = 1_000_000
     """Densification stops at this many Gaussians."""
+    reset_at_start: bool = True
+    """Whether step 0 counts among the steps that reset the opacities, as in gsplat 1.4 but not in 3DGS."""
 
     @classmethod
-    def like(cls, strategy: DefaultStrategy, cap_max: int) -> CappedStrategy:
-        """With the settings of another one, and a bound."""
+    def like(cls, strategy: DefaultStrategy, **changes: Any) -> CappedStrategy:
+        """With the settings of another one, but for some."""
         given = {field.name: getattr(strategy, field.name) for field in fields(strategy)}
-        return cls(**{**given, "verbose": False}, cap_max=cap_max)
+        return cls(**{**given, "verbose": False, **changes})
+
+    def step_post_backward(
+        self,
+        params: Any,
+        optimizers: Any,
+        state: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        if step == 0 and not self.reset_at_start:
+            if self.refine_stop_iter > 0:
+                self._update_state(params, state, info, packed)
+            return
+        super().step_post_backward(params, optimizers, state, step, info, packed)
 
     @torch.no_grad()
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
@@ -36,6 +55,8 @@ class CappedStrategy(DefaultStrategy):
         """
         assert not packed, "only the rasteriser's unpacked layout [C, N, ...] is supported"
         radii, means2d = info["radii"], info[self.key_for_gradient]
+        if radii.shape != means2d.shape[:-1]:
+            raise ValueError(f"radii are {list(radii.shape)}, not [C, N]: install gsplat 1.4 (1.5 gives two columns).")
         gradients = means2d.absgrad if self.absgrad else means2d.grad
         width, height, count = info["width"], info["height"], info["n_cameras"]
         seen = radii > 0
@@ -53,13 +74,25 @@ class CappedStrategy(DefaultStrategy):
         budget = self.cap_max - len(params["means"])
         if budget <= 0:
             return 0, 0
+        thresholds = self.grow_grad2d, self.grow_scale2d
+        # Whoever has a high gradient is cloned or split; whoever is large on screen is split, even if it was just
+        # cloned. Each adds one.
         gradients = state["grad2d"] / state["count"].clamp_min(1)
-        threshold, stop_iter = self.grow_grad2d, self.refine_scale2d_stop_iter
-        if int((gradients > threshold).sum()) > budget:
-            self.grow_grad2d = float(gradients.topk(budget + 1).values[-1])
-            self.refine_scale2d_stop_iter = 0  # splitting by size on screen would go past the budget
+        self.grow_grad2d = _exceeded_by(budget, gradients, self.grow_grad2d)
+        if step < self.refine_scale2d_stop_iter:
+            high = gradients > self.grow_grad2d
+            large = torch.exp(params["scales"]).amax(dim=-1) > self.grow_scale3d * state["scene_scale"]
+            others = state["radii"].where(~(high & large), 0.0)
+            self.grow_scale2d = _exceeded_by(budget - int(high.sum()), others, self.grow_scale2d)
         try:
             grown: tuple[int, int] = super()._grow_gs(params, optimizers, state, step)
         finally:
-            self.grow_grad2d, self.refine_scale2d_stop_iter = threshold, stop_iter
+            self.grow_grad2d, self.grow_scale2d = thresholds
         return grown
+
+
+def _exceeded_by(most: int, values: Tensor, threshold: float) -> float:
+    """The lowest threshold, from the given one up, that at most so many of the values [N] exceed."""
+    if int((values > threshold).sum()) <= most:
+        return threshold
+    return float(values.topk(most + 1).values[-1])

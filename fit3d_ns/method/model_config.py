@@ -1,27 +1,22 @@
-"""Configuration of the model: splatfacto's fields and those of the feature head."""
+"""Options of the model: splatfacto's and those of the feature head."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import FeatureLossKind, FeatureSupervision
-
-
-def _model_class() -> type:
-    from fit3d_ns.method.model import Fit3DModel  # imports this module
-
-    return Fit3DModel
+from fit3d_ns.method.losses import MaskedPixels
+from fit3d_ns.photometric import Border
 
 
 @dataclass
-class Fit3DModelConfig(SplatfactoModelConfig):
-    """Splatfacto plus a feature head."""
+class Fit3DModelOptions(SplatfactoModelConfig):
+    """splatfacto's options and those of the feature head; `fit3d_ns.method.model.Fit3DModelConfig` names the model."""
 
-    _target: type = field(default_factory=_model_class)
     feature_dim: int = 64
     """Channels of the feature vector that each Gaussian carries."""
     decoder: Literal["linear", "conv3x3"] = "linear"
@@ -39,8 +34,8 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     """Compare on the backbone's patch grid (rendered features are averaged over each patch), or at every pixel
     with the bilinearly upsampled map as in the paper (memory and time grow with the pixels)."""
     couple_geometry: bool = False
-    """Let the feature loss move and resize Gaussians too, as in the paper. Off: colour alone shapes the scene,
-    features cost half as much and cannot blur it."""
+    """Let the feature loss move and resize Gaussians, too. Off, as in the paper: colour alone shapes the scene, as
+    the features of different views disagree. The learned error never moves anything."""
     feature_start_step: int = 0
     """First step with a feature loss. Before it only colour is trained."""
     feature_init: Literal["back-projection", "zeros"] = "back-projection"
@@ -48,10 +43,21 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     is seen (needs the linear decoder; seconds), or zeros as in the paper."""
     feature_downscale: int = 1
     """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
+    masked_pixels: MaskedPixels = "black"
+    """What masked pixels count as: black in photo and rendering, and left out of the features' mean (as in
+    splatfacto); or as what is rendered there, in photo and feature map (as in the paper: they count as no error)."""
+    ssim_border: Border = "valid"
+    """SSIM of the windows that lie inside the image, or of one around every pixel with zeros outside (the paper)."""
     strategy: Literal["default", "mcmc"] = "default"
     """Densification: 3DGS's clone, split and prune, or MCMC relocation."""
     max_gs_num: int = 1_000_000
     """Upper bound of Gaussians; densification stops there."""
+    densification: Literal["gsplat", "3dgs"] = "gsplat"
+    """Where gsplat's schedule and that of 3DGS (and the paper) differ: gsplat also resets opacities at step 0, and
+    after each reset waits until every view was seen (default)."""
+    scene_extent: Literal["unit", "cameras"] = "unit"
+    """What the sizes at which Gaussians are cloned, split or pruned and the learning rate of positions are relative
+    to: nerfstudio's unit, or 1.1 times the largest distance of a camera from their centre (3DGS and the paper)."""
     noise_lr: float = 5e5
     """Scale of the position noise (mcmc)."""
     mcmc_opacity_reg: float = 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from nerfstudio.engine.optimizers import Optimizers
@@ -27,3 +28,14 @@ class Fit3DOptimizers(Optimizers):
             scheduler.step()
             if step % self._steps_per_log == 0:
                 writer.put_scalar(name=f"learning_rate/{name}", scalar=scheduler.get_last_lr()[0], step=step)
+
+
+def in_units_of(extent: float, parts: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser and schedule of lengths whose learning rate is given for a scene of size 1, in one of `extent`."""
+    if extent == 1:
+        return parts
+    scaled = {name: copy.deepcopy(part) for name, part in parts.items()}
+    scaled["optimizer"].lr *= extent
+    if scaled["scheduler"] is not None and scaled["scheduler"].lr_final is not None:
+        scaled["scheduler"].lr_final *= extent
+    return scaled

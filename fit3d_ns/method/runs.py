@@ -1,38 +1,159 @@
-"""Scenes to lift features into, from what nerfstudio reads: runs of any splatfacto, and captures for a .ply.
+"""Runs of nerfstudio on disk: their configuration and checkpoints, and scenes to lift features into.
 
-No model is built: the Gaussians come from the checkpoint or file, the cameras from nerfstudio's dataparsers.
+For lifting no model is built: the Gaussians come from the checkpoint or file, the cameras from nerfstudio's
+dataparsers.
 """
 
 from __future__ import annotations
 
 import json
+import operator
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModelConfig
-from torch import Tensor
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
-from fit3d_ns.capture.checks import check_posed_images, check_transforms
-from fit3d_ns.commands.export import require_checkpoint, view_infos
+from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.lifting.scene import LiftScene
-from fit3d_ns.method.cameras import world_to_camera
+from fit3d_ns.method.activation import activated
+from fit3d_ns.method.captures import dataparser_of, parsed_views, training_poses
 from fit3d_ns.method.config import fit3d_features  # also names the types in nerfstudio's checkpoints safe to load
+from fit3d_ns.method.config_file import load_config
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.scene.description import RasterizeMode, Split, ViewInfo
-from fit3d_ns.scene.ply import Splats, read_splat_ply
+from fit3d_ns.method.model import Fit3DModelConfig
+from fit3d_ns.method.pipeline import Fit3DPipeline
+from fit3d_ns.method.run_folder import last_checkpoint, scene_of, use_found_paths
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.description import ViewInfo
+from fit3d_ns.scene.ply import read_splat_ply
 
-COLMAP_FOLDERS = ("sparse/0", "colmap/sparse/0", "sparse")
-_ANY_PATCH = 14
-"""Lifting sets the grids for its own backbone."""
+
+def read_config(path: Path, model: type[SplatfactoModelConfig] = Fit3DModelConfig) -> TrainerConfig:
+    """The configuration of a run of a fit3d method, or of whatever has a `model` of this configuration.
+
+    Its relative paths are made absolute (`fit3d_ns.method.run_folder`), and what killed programs left beside it is
+    swept.
+
+    Raises:
+        InputError: not there, not a nerfstudio configuration, one that could run programs, or of another method.
+    """
+    config = load_config(path)
+    sweep_leftovers(path.parent)
+    ours = model is Fit3DModelConfig
+    _require_type(path, config, "pipeline", VanillaPipelineConfig)
+    kind = Fit3DDatamanagerConfig if ours else FullImageDatamanagerConfig
+    if not isinstance(config.pipeline.model, model) or not isinstance(config.pipeline.datamanager, kind):
+        wanted = "a fit3d method: train with ns-train fit3d-features first" if ours else _GAUSSIAN_METHODS
+        raise InputError(f"{path} is not the config.yml of {wanted}.")
+    for name, type_ in _TYPES.items():
+        _require_type(path, config, name, type_)
+    use_found_paths(path, config)
+    return config
+
+
+_GAUSSIAN_METHODS = "splatfacto or a fit3d method: features need Gaussians"
+_TYPES: dict[str, Any] = {
+    "pipeline.datamanager.data": Path | str | None,
+    "pipeline.datamanager.dataparser": DataParserConfig,
+    "pipeline.datamanager.dataparser.data": Path | str,
+    "pipeline.model.camera_optimizer": CameraOptimizerConfig,
+    "output_dir": Path | str,
+    "relative_model_dir": Path | str,
+    "experiment_name": str | None,
+    "method_name": str,
+    "timestamp": str,
+    "data": Path | str | None,
+    "max_num_iterations": int,
+}
+"""Of what is set up or read here: a configuration can be written by hand."""
+
+
+def _require_type(path: Path, config: TrainerConfig, name: str, kind: Any) -> None:
+    value = operator.attrgetter(name)(config)
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: {name!r} is {value!r}; give the config.yml as ns-train wrote it.")
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """What is in a checkpoint, on the CPU.
+
+    Raises:
+        InputError: it is damaged, or no checkpoint.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not isinstance(state.get("pipeline"), dict) or "step" not in state:
+            raise ValueError("no pipeline in it")
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{checkpoint} is no checkpoint of a Gaussian method ({_brief(error)}); train again."
+        ) from error
+    return state
+
+
+def load_pipeline(config: TrainerConfig, checkpoint: Path) -> Fit3DPipeline:
+    """The pipeline of a run of a fit3d method as its checkpoint left it, ready to render.
+
+    nerfstudio's `eval_setup`, but with a configuration that `read_config` has checked and the checkpoint that it is
+    told, where nerfstudio reads both again and looks for the checkpoint from the working folder.
+
+    Raises:
+        InputError: a damaged checkpoint, or a capture that is not as it should be.
+    """
+    state = load_state(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline: Fit3DPipeline = config.pipeline.setup(device=device, test_mode="test")
+    pipeline.eval()
+    try:
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{checkpoint} does not fit its configuration ({_brief(error)}): export it with the fit3d that wrote it."
+        ) from error
+    return pipeline
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split())[:200]
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """The config.yml of the newest finished fit3d run of each scene under `folder`.
+
+    Raises:
+        InputError: there is none.
+    """
+    newest: dict[str, Path] = {}
+    for path in sorted(folder.rglob("config.yml"), key=lambda path: path.parent.name):  # names are time stamps
+        try:
+            config = read_config(path)
+            _, last = last_checkpoint(path, config)
+            scene = scene_of(path, config)
+        except InputError as error:
+            logger.info("Left out: %s", error)
+            continue
+        if last < config.max_num_iterations - 1:
+            logger.info("Left out: %s stopped at step %d of %d.", path, last, config.max_num_iterations)
+            continue
+        if scene in newest:
+            logger.info("Left out: %s, for there is a newer run of %s.", newest[scene], scene)
+        newest[scene] = path
+    if not newest:
+        raise InputError(f"{folder} has no finished fit3d run: give --all the --output-dir of ns-train (outputs/).")
+    return list(newest.values())
 
 
 def scene_from_run(config_path: Path) -> tuple[LiftScene, BackboneConfig]:
@@ -41,32 +162,29 @@ def scene_from_run(config_path: Path) -> tuple[LiftScene, BackboneConfig]:
     Raises:
         InputError: no such run, no checkpoint, or images that are not there.
     """
-    config = _read_config(config_path)
-    step = require_checkpoint(config_path, config)
-    path = config_path.parent / config.relative_model_dir / f"step-{step:09d}.ckpt"
+    config = read_config(config_path, SplatfactoModelConfig)
+    path, _ = last_checkpoint(config_path, config)
+    state = load_state(path)["pipeline"]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
         parameters = {
             name: state[f"_model.gauss_params.{name}"].float()
             for name in ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
         }
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(f"{path} is no checkpoint of splatfacto or a fit3d method ({error}); train again.") from error
     manager = config.pipeline.datamanager
     parser = manager.dataparser
     if manager.data is not None:
         parser.data = Path(manager.data)
-    views, root, outputs = _parsed(parser, _training_poses(config, state))
-    model = config.pipeline.model
+    views, root, outputs = parsed_views(parser, training_poses(config, state))
     scene = LiftScene(
         name=config.experiment_name or config_path.parent.name,
-        splats=_splats(parameters, model.sh_degree),
+        splats=activated(parameters, config.pipeline.model),
         views=views,
         images_root=root,
         units="arbitrary",
         transform=outputs.dataparser_transform.double().numpy()[:3, :4],
         scale=float(outputs.dataparser_scale),
-        rasterize_mode=model.rasterize_mode,
     )
     is_ours = isinstance(manager, Fit3DDatamanagerConfig)
     return scene, manager.backbone if is_ours else fit3d_features.config.pipeline.datamanager.backbone
@@ -87,17 +205,17 @@ def scene_from_ply(
     Raises:
         InputError: whatever is missing or wrong.
     """
-    splats = read_splat_ply(ply)
+    splats = read_splat_ply(ply, rasterize_mode)
     if splats.sh.shape[1] > 16:
         raise InputError(f"{ply} has spherical harmonics of degree 4; exports hold degree 0 to 3.")
     transform, scale = _read_transforms(dataparser_transforms)
-    views, root, outputs = _parsed(_parser(Path(data)), None)
+    views, root, outputs = parsed_views(dataparser_of(Path(data)), None)
     read = outputs.dataparser_transform.double().numpy()[:3, :4]
     moved = []
     for view in views:
         in_capture = _in_capture(view.world_to_camera, read, float(outputs.dataparser_scale))
         moved.append(_replaced(view, _from_capture(in_capture, transform, scale)))
-    folder = Path(data).absolute()
+    folder = Path(os.path.abspath(data))
     return LiftScene(
         name=(folder.parent if folder.suffix == ".json" else folder).name,
         splats=splats,
@@ -106,100 +224,6 @@ def scene_from_ply(
         units="arbitrary",
         transform=transform,
         scale=scale,
-        rasterize_mode=rasterize_mode,
-    )
-
-
-def _read_config(path: Path) -> TrainerConfig:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give --load-config the config.yml that ns-train wrote.")
-    try:
-        config = yaml.load(path.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{path} is not a configuration that this nerfstudio can read ({error}).") from error
-    if not isinstance(config, TrainerConfig) or not isinstance(config.pipeline.model, SplatfactoModelConfig):
-        raise InputError(f"{path} is not the config.yml of splatfacto or a fit3d method: features need Gaussians.")
-    return config
-
-
-def _splats(parameters: dict[str, Tensor], sh_degree: int) -> Splats:
-    base = parameters["features_dc"]
-    if sh_degree == 0:
-        base = RGB2SH(torch.sigmoid(base))  # splatfacto keeps plain colours then
-    sh = torch.cat([base[:, None], parameters["features_rest"]], dim=1)
-    return Splats(
-        means=parameters["means"].numpy(),
-        quats=parameters["quats"].numpy(),
-        scales=torch.exp(parameters["scales"]).numpy(),
-        opacities=torch.sigmoid(parameters["opacities"]).squeeze(-1).numpy(),
-        sh=sh.numpy(),
-    )
-
-
-def _training_poses(config: TrainerConfig, state: dict[str, Tensor]) -> Any:
-    """What moves the training cameras as the run's camera optimiser has learned."""
-    prefix = "_model.camera_optimizer."
-    learned = {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
-    if "pose_adjustment" not in learned:
-        return None
-    optimizer = config.pipeline.model.camera_optimizer.setup(
-        num_cameras=len(learned["pose_adjustment"]), device=torch.device("cpu")
-    )
-    optimizer.load_state_dict(learned)
-    return optimizer
-
-
-@torch.no_grad()
-def _parsed(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewInfo, ...], Path, DataparserOutputs]:
-    """All views of a capture in the dataparser's frame, the folder of their paths, and the parsed training split."""
-    if isinstance(parser, NerfstudioDataParserConfig):
-        check_transforms(parser.data)
-    root = Path(parser.data)
-    root = (root if root.is_dir() else root.parent).absolute()
-    loader = parser.setup()
-    views: list[ViewInfo] = []
-    splits: dict[Split, DataparserOutputs] = {
-        "train": loader.get_dataparser_outputs("train"),
-        "eval": loader.get_dataparser_outputs("val"),
-    }
-    for split, parsed in splits.items():
-        poses = []
-        for index in range(len(parsed.image_filenames)):
-            camera = parsed.cameras[index : index + 1]
-            pose = camera.camera_to_worlds
-            if optimizer is not None and split == "train":
-                camera.metadata = {"cam_idx": index}
-                pose = optimizer.apply_to_camera(camera)
-            poses.append(world_to_camera(pose)[0].double().numpy())
-        views += view_infos(parsed, poses, split, root, _ANY_PATCH, None)
-    check_posed_images(
-        [root / view.path for view in views],
-        [view.width for view in views],
-        [view.height for view in views],
-        np.stack([np.linalg.inv(view.world_to_camera)[:3] for view in views]) if views else np.empty((0, 3, 4)),
-    )
-    return tuple(views), root, splits["train"]
-
-
-def _parser(data: Path) -> DataParserConfig:
-    """A dataparser that leaves the capture's frame as it is, as far as that parser can."""
-    as_is: dict[str, Any] = {
-        "data": data,
-        "orientation_method": "none",
-        "center_method": "none",
-        "auto_scale_poses": False,
-        "load_3D_points": False,
-    }
-    if data.suffix == ".json" or (data / "transforms.json").is_file():
-        return NerfstudioDataParserConfig(**as_is)
-    for folder in COLMAP_FOLDERS:
-        if any((data / folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return ColmapDataParserConfig(
-                **as_is, colmap_path=Path(folder), downscale_factor=1, assume_colmap_world_coordinate_convention=False
-            )
-    raise InputError(
-        f"{data} holds neither a transforms.json nor a COLMAP model ({', '.join(COLMAP_FOLDERS)}); give --data the "
-        "capture that the Gaussians were trained on."
     )
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
-from fit3d_ns.method.feature_solve import solve_model_features
-from fit3d_ns.method.optimizers import Fit3DOptimizers
+from fit3d_ns.common.randomness import RandomStream
+from fit3d_ns.common.temporaries import sweep_leftovers, temporaries
+from fit3d_ns.lifting.maps import LiftedFeatures
+from fit3d_ns.method.feature_solve import solved_features, training_views
+from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
 from fit3d_ns.method.pipeline import Fit3DPipeline
+
+OWN_STATE = "fit3d"
+"""Entry of a checkpoint that nerfstudio does not know and does not read."""
 
 
 @dataclass
@@ -31,19 +40,41 @@ class Fit3DTrainer(Trainer):
     pipeline: Fit3DPipeline
     optimizers: Optimizers
     checkpoint_dir: Path
+    random_stream: RandomStream
+    """What the training draws from, whatever else draws random numbers in this process."""
+    _resumed_state: dict[str, Any] | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        # Whether features come from the cache, a viewer draws or a run was interrupted must not change the scene.
+        self.random_stream = RandomStream(self.config.machine.seed)
         try:
-            super().setup(test_mode)
+            with self.random_stream:
+                super().setup(test_mode)
         except SystemExit as error:
             if error.code == EXIT_BAD_INPUT:
                 self._remove_empty_run()
             raise
+        if self._resumed_state is not None:
+            self._load_own_state(self._resumed_state)
+        for callback in self.callbacks:
+            callback.func = self._in_stream(callback.func)
+
+    def _in_stream(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.random_stream:
+                return function(*args, **kwargs)
+
+        return call
+
+    def train_iteration(self, step: int) -> Any:
+        with self.random_stream:
+            return super().train_iteration(step)
 
     def setup_optimizers(self) -> Optimizers:
-        return Fit3DOptimizers(
-            self.config.optimizers.copy(), self.pipeline.get_param_groups(), self.config.logging.steps_per_log
-        )
+        optimizers = dict(self.config.optimizers)
+        optimizers["means"] = in_units_of(self.pipeline.model.extent, optimizers["means"])
+        return Fit3DOptimizers(optimizers, self.pipeline.get_param_groups(), self.config.logging.steps_per_log)
 
     def train(self) -> None:
         threads = torch.get_num_threads()
@@ -62,18 +93,36 @@ class Fit3DTrainer(Trainer):
         model = self.pipeline.model
         if model.config.feature_lift == "solve":
             with self.train_lock:
-                solve_model_features(model, self.pipeline.datamanager)
+                model.set_features(self._solved_features())
         super()._after_train()
+
+    def _solved_features(self) -> LiftedFeatures:
+        model, datamanager = self.pipeline.model, self.pipeline.datamanager
+        views = training_views(datamanager, model.camera_optimizer, model.device)
+        basis, maps = datamanager.feature_basis, datamanager.train_features
+        return solved_features(model.splats().detached(), views, maps, model.config.feature_dim, basis)
 
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""
         if {path.name for path in self.base_dir.iterdir()} <= {"config.yml"}:
-            shutil.rmtree(self.base_dir)
+            (self.base_dir / "config.yml").unlink(missing_ok=True)
+            self.base_dir.rmdir()
 
     def _load_checkpoint(self) -> None:
+        sweep_leftovers(self.base_dir)
+        if self.config.load_dir is not None:
+            sweep_leftovers(self.config.load_dir.parent)
         super()._load_checkpoint()
-        if self.config.load_dir is None and self.config.load_checkpoint is None:
+        path = self._checkpoint_to_resume()
+        if path is None:
             return
+        # mmap: what nerfstudio has just read is not read again. Checkpoints of release 0.1 have no such entry.
+        self._resumed_state = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(OWN_STATE)
+        if self._resumed_state is None:
+            logger.warning(
+                "%s holds no random state (release 0.1 wrote it): the run goes on, but not as an uninterrupted one.",
+                path,
+            )
         # Loading makes new parameters (their number is the checkpoint's), while the optimisers were built
         # on the old ones: rebuild them on the new ones and carry the loaded state over.
         loaded = self.optimizers
@@ -81,21 +130,52 @@ class Fit3DTrainer(Trainer):
         self.optimizers.load_optimizers({name: o.state_dict() for name, o in loaded.optimizers.items()})
         self.optimizers.load_schedulers({name: s.state_dict() for name, s in loaded.schedulers.items()})
 
+    def _checkpoint_to_resume(self) -> Path | None:
+        """The file that nerfstudio resumes from, if any."""
+        if self.config.load_dir is None:
+            return self.config.load_checkpoint
+        return self.config.load_dir / f"step-{self._start_step - 1:09d}.ckpt"
+
+    def _own_state(self) -> dict[str, Any]:
+        """What an exact resume needs beside nerfstudio's entries: tensors, lists and numbers."""
+        return {
+            "random_stream": self.random_stream.state_dict(),
+            "train_order": self.pipeline.datamanager.train_order_state(),
+            # The sums of gradients since the last densification.
+            "densification": dict(self.pipeline.model.strategy_state),
+        }
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
+        self.random_stream.load_state_dict(state["random_stream"])
+        self.pipeline.datamanager.load_train_order(state["train_order"])
+        model = self.pipeline.model
+        # Only what this run's strategy keeps: it may be another one than the checkpoint's.
+        for name in model.strategy_state.keys() & state["densification"].keys():
+            value = state["densification"][name]
+            model.strategy_state[name] = value.to(model.device, copy=True) if isinstance(value, Tensor) else value
+
+    def _write_checkpoint(self, path: Path, step: int) -> None:
+        """nerfstudio's checkpoint with our own state as one more entry."""
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.optimizers.items()},
+            "schedulers": {name: each.state_dict() for name, each in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            OWN_STATE: self._own_state(),
+        }
+        torch.save(state, path)
+
+    @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside the checkpoint folder, then move it in: it is there whole or not at all."""
         target, name = self.checkpoint_dir, f"step-{step:09d}.ckpt"
         # Not inside the folder: nerfstudio reads a step number off every name in there.
-        staging = target.parent / ".saving"
-        shutil.rmtree(staging, ignore_errors=True)
-        self.checkpoint_dir = staging
-        try:
-            super().save_checkpoint(step)
-        finally:
-            self.checkpoint_dir = target
-        target.mkdir(parents=True, exist_ok=True)
-        (staging / name).replace(target / name)
-        staging.rmdir()
+        with temporaries(target.parent / name) as names:
+            self._write_checkpoint(names.new, step)
+            target.mkdir(parents=True, exist_ok=True)
+            names.new.replace(target / name)
         if self.config.save_only_latest_checkpoint:
-            for path in target.glob("*.ckpt"):
-                if path.name != name:
+            for path in target.glob("step-*.ckpt"):
+                if path.name != name and path.stem.removeprefix("step-").isdecimal():
                     path.unlink()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -23,6 +24,9 @@ from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 _C1, _C2 = np.float32(0.01**2), np.float32(0.03**2)
 _WINDOW = 11
 
+Border = Literal["valid", "zeros"]
+"""Where the windows of SSIM lie: inside the image only, or centred on every pixel with zeros outside (3DGS)."""
+
 
 @dataclass(frozen=True)
 class ImageDifference:
@@ -31,7 +35,7 @@ class ImageDifference:
     l1: Tensor
     """Mean absolute difference."""
     ssim: Tensor
-    """Mean structural similarity (Wang et al. 2004; 11x11 Gaussian window, no padding), at most 1."""
+    """Mean structural similarity (Wang et al. 2004; 11x11 Gaussian window), at most 1."""
     squared: Tensor
     """Mean squared difference, without gradient."""
 
@@ -86,13 +90,21 @@ class _Difference(torch.autograd.Function):
         return grad, None
 
 
-def compare_images(predicted: Tensor, target: Tensor) -> ImageDifference:
+def compare_images(predicted: Tensor, target: Tensor, border: Border = "valid") -> ImageDifference:
     """How far a rendered image is from its photo.
 
     Args:
         predicted: [H, W, 3] in 0..1; gradients flow here only.
         target: [H, W, 3] in 0..1.
+        border: which windows SSIM is the mean of.
     """
+    if border == "zeros":
+        # Within a frame of zeros the windows that fit are those that are centred on a pixel.
+        frame = (0, 0, *[_WINDOW // 2] * 4)
+        inside = compare_images(F.pad(predicted, frame), F.pad(target, frame))
+        height, width = predicted.shape[:2]
+        share = (height + _WINDOW - 1) * (width + _WINDOW - 1) / (height * width)
+        return ImageDifference(inside.l1 * share, inside.ssim, inside.squared * share)
     small = min(predicted.shape[:2]) < _WINDOW
     if predicted.device.type != "cpu" or small or predicted.dtype != torch.float32:
         from pytorch_msssim import ssim

@@ -20,8 +20,9 @@ KEPT_IN_ALL = 1 << 30
 _WASTE = 1.25
 """A buffer serves arrays down to its size divided by this."""
 
-_lock = threading.Lock()
 _free: list[np.ndarray[Any, Any]] = []
+"""Anybody may append at any time; only who holds `_taking` may remove."""
+_taking = threading.Lock()
 
 
 class _Lease:
@@ -32,10 +33,9 @@ class _Lease:
         self.__array_interface__ = buffer.__array_interface__
 
     def __del__(self) -> None:
-        with _lock:
-            _free.append(self._buffer)
-            while sum(buffer.nbytes for buffer in _free) > KEPT_IN_ALL:
-                _free.pop(0)
+        # A garbage collection runs this at any allocation, also at one of a thread that holds the lock: never wait.
+        _free.append(self._buffer)
+        _drop_excess()
 
 
 def empty(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -55,9 +55,22 @@ def zeros(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _take(size: int) -> np.ndarray[Any, Any]:
-    with _lock:
+    taken = None
+    with _taking:
         fitting = [i for i, buffer in enumerate(_free) if size <= buffer.size <= _WASTE * size]
         if fitting:
-            return _free.pop(min(fitting, key=lambda i: _free[i].size))
+            taken = _free.pop(min(fitting, key=lambda i: _free[i].size))
+    _drop_excess()  # of leases that ended while the lock was held
     # NumPy asks for huge pages; torch's memory comes in pages of 4 KB.
-    return np.empty(size, np.float32)
+    return np.empty(size, np.float32) if taken is None else taken
+
+
+def _drop_excess() -> None:
+    """Forget the oldest free buffers beyond the bound, unless somebody is removing some just now."""
+    if not _taking.acquire(blocking=False):
+        return
+    try:
+        while sum(buffer.nbytes for buffer in _free) > KEPT_IN_ALL:
+            _free.pop(0)
+    finally:
+        _taking.release()

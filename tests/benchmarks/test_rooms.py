@@ -1,76 +1,83 @@
-"""The driver of benchmarks.rooms: tasks run when what they need is there, once, and a failure stops the rest."""
+"""The five-fold cross-validation: every room is a test room once, and nothing is tuned on what it is tested on."""
 
 from __future__ import annotations
 
-import threading
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import rooms
-from benchmarks.rooms import VARIANTS, Task, programme, run_all
-
-JOIN = """
-import sys
-from pathlib import Path
-made, *needs = map(Path, sys.argv[1:])
-made.write_text("".join(need.read_text() for need in needs) + "x")
-"""
+from benchmarks.rooms import Programme, make_folds
+from benchmarks.tasks import Task
 
 
-def making(path: Path, *needs: Path) -> Task:
-    """A task that joins its needs, and an x."""
-    return Task(path.name, path, ("python", "-c", JOIN, str(path), *map(str, needs)), needs)
+@pytest.fixture
+def programme(tmp_path: Path) -> Programme:
+    rooms = tuple(tmp_path / f"room_{index:02d}" for index in range(10))
+    return Programme(rooms, tmp_path / "camvid", tmp_path / "work")
 
 
-def test_tasks_wait_for_what_they_need_and_are_not_done_twice(tmp_path: Path) -> None:
-    a, b, c, d = (tmp_path / name for name in "abcd")
-    tasks = [making(d, b, c), making(c, a), making(b, a), making(a)]
-    run_all(tasks, tmp_path / "logs")
-    assert d.read_text() == "xxxxx"
-    times = {path: path.stat().st_mtime_ns for path in (a, b, c, d)}
-    c.unlink()
-    run_all(tasks, tmp_path / "logs")
-    assert [path.stat().st_mtime_ns == times[path] for path in (a, b, c, d)] == [True, True, False, True]
+def words_after(task: Task, option: str) -> set[str]:
+    """The values of an option that takes several, by the last part of their path."""
+    at = task.command.index(option) + 1
+    values = []
+    for word in task.command[at:]:
+        if word.startswith("--"):
+            break
+        values.append(Path(word).name)
+    return set(values)
 
 
-def test_two_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=10)  # breaks if one runs after the other
-    monkeypatch.setattr(rooms, "run", lambda task, logs: both.wait() and None)
-    run_all([making(tmp_path / name) for name in "abcd"], tmp_path / "logs")
+def test_every_room_is_tested_exactly_once(programme: Programme) -> None:
+    tested = [room for fold in programme.folds for room in fold.test]
+    assert sorted(tested) == sorted(programme.rooms)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_is_reported_and_nothing_new_begins(tmp_path: Path, workers: int) -> None:
-    broken = Task("broken", tmp_path / "never", ("python", "-c", "raise SystemExit(3)"))
-    after = making(tmp_path / "after", tmp_path / "never")
-    with pytest.raises(SystemExit, match="broken failed with exit code 3"):
-        run_all([broken, after], tmp_path / "logs", workers)
-    assert not after.makes.exists()
-    with pytest.raises(SystemExit, match="nothing makes what after needs"):
-        run_all([after], tmp_path / "logs", workers)
+def test_a_fold_never_sees_its_test_rooms_before_it_is_tested(programme: Programme) -> None:
+    for fold in programme.folds:
+        test = {room.name for room in fold.test}
+        for task in programme.trainings(fold).values():
+            assert words_after(task, "--val-scenes") == test
+        probing = programme.probing(fold)
+        assert words_after(probing, "--test-data") == test
+        assert words_after(probing, "--train-data") == {room.name for room in programme.rooms} - test
 
 
-def test_the_programme_makes_all_that_it_needs(tmp_path: Path) -> None:
-    places = [tmp_path / f"room_{index:02d}" for index in range(10)]
-    tasks, probes = programme(places, tmp_path / "camvid", tmp_path / "work", VARIANTS)
+def test_the_recipe_is_chosen_on_rooms_of_the_training_half(programme: Programme) -> None:
+    for fold in programme.folds:
+        test, validation = ({room.name for room in rooms} for rooms in (fold.test, fold.validation))
+        choice = programme.choice(fold)
+        assert words_after(choice, "--validation-data") == validation
+        assert words_after(choice, "--train-data") == {room.name for room in programme.rooms} - test - validation
+        (inner,) = (task for task in programme.tasks() if task.makes == choice.needs[0])
+        assert words_after(inner, "--val-scenes") == test | validation
+
+
+def test_control_and_second_seed_have_the_same_budget_and_share(programme: Programme) -> None:
+    for fold in programme.folds:
+        commands = {kind: " ".join(task.command) for kind, task in programme.trainings(fold).items()}
+        plain = {re.sub(r"--(targets|seed|output-dir) \S+", "", command) for command in commands.values()}
+        assert len(plain) == 1
+        choices = {programme.mixing(fold, kind).needs[1] for kind in commands}
+        assert choices == {programme.choice(fold).makes}
+
+
+def test_two_folds_have_a_second_seed_and_stage_1_has_three(programme: Programme) -> None:
+    evidence = programme.evidence()
+    assert sum(fold.second_seed is not None for fold in evidence.folds) == 2
+    assert {len(metrics) for metrics in evidence.stage1.values()} == {3}
+
+
+def test_the_programme_makes_all_that_it_needs(programme: Programme) -> None:
+    tasks = programme.tasks()
     made = {task.makes for task in tasks}
     assert len(made) == len(tasks) == len({task.name for task in tasks})
     assert {path for task in tasks for path in task.needs} <= made
-    assert {probe.results for probe in probes} <= made
-    assert [(probe.variant, probe.split, probe.data) for probe in probes] == [
-        ("block 9", "A", "rooms"),
-        ("block 9", "A", "CamVid"),
-        ("block 9", "B", "rooms"),
-        ("last block", "A", "rooms"),
-        ("random network", "A", "rooms"),
-    ]
-    for task in tasks:
-        if task.name.startswith("probe") and "rooms" in task.name:
-            train, test = (
-                set(task.command[task.command.index(f"--{use}-data") + 1 :][:count])
-                for use, count in (("train", 8), ("test", 2))
-            )
-            assert len(train) == 8
-            assert len(test) == 2
-            assert train | test == set(map(str, places))
+    evidence = programme.evidence()
+    shown = {path for fold in evidence.folds for path in (fold.results, fold.choice)}
+    assert shown | {evidence.streets} | {path for paths in evidence.stage1.values() for path in paths} <= made
+
+
+def test_folds_of_other_numbers_of_rooms_test_each_once_too() -> None:
+    rooms = [Path(f"room_{index}") for index in range(6)]
+    assert sorted(room for fold in make_folds(rooms) for room in fold.test) == rooms

@@ -10,9 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import __main__ as command
 from benchmarks import stage1
-from benchmarks.rooms import Task
 from benchmarks.rows import Section, Setting, Skip
 from benchmarks.stage1 import OURS, PAPER, STEP_TIME, WHOLE, Log, Result, Training, measure, rows_of, schedule
+from benchmarks.tasks import Task
 from tests.scenes import TINY_BACKBONE
 
 

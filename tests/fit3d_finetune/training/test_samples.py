@@ -79,15 +79,28 @@ def test_patches_that_do_not_count_never_mix_into_a_crop(scale: float, x: float,
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 60), per_step=st.integers(1, 9), epoch=st.integers(0, 4), seed=st.integers(0, 99))
 def test_every_view_comes_once_an_epoch(count: int, per_step: int, epoch: int, seed: int) -> None:
-    steps = steps_per_epoch(count, per_step)
-    pieces = [step_indices(epoch * steps + i, count, per_step, seed) for i in range(steps)]
+    recipe = Recipe(batch_size=per_step, last_batch="keep")
+    steps = steps_per_epoch(count, recipe)
+    pieces = [step_indices(epoch * steps + i, count, recipe, seed) for i in range(steps)]
     assert Counter(index for piece in pieces for index in piece) == Counter(range(count))
     assert all(len(piece) == per_step for piece in pieces[:-1])
 
 
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 60), per_step=st.integers(1, 9), epoch=st.integers(0, 4), seed=st.integers(0, 99))
+def test_where_the_last_batch_is_dropped_all_are_whole(count: int, per_step: int, epoch: int, seed: int) -> None:
+    recipe = Recipe(batch_size=per_step, last_batch="drop")
+    steps = steps_per_epoch(count, recipe)
+    pieces = [step_indices(epoch * steps + i, count, recipe, seed) for i in range(steps)]
+    assert steps == max(1, count // per_step), "fewer views than one batch are one step"
+    assert {len(piece) for piece in pieces} == {min(count, per_step)}
+    seen = [index for piece in pieces for index in piece]
+    assert len(seen) == len(set(seen))
+
+
 def test_the_order_follows_from_seed_and_epoch() -> None:
     def epoch(number: int, seed: int) -> list[int]:
-        return [index for step in range(5) for index in step_indices(5 * number + step, 20, 4, seed)]
+        return [index for step in range(5) for index in step_indices(5 * number + step, 20, Recipe(batch_size=4), seed)]
 
     torch.manual_seed(1)
     first = epoch(0, seed=0)

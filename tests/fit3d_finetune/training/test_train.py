@@ -211,7 +211,8 @@ def test_views_in_which_nothing_counts_do_not_improve_the_validation(tmp_path: P
     store = store_of(tmp_path, scene)
     assert store.get(0, 0).weights.sum() == 0
     assert store.get(0, 4).weights.sum() > 0
-    history = read_finetuned(finetune(run_of(tmp_path / "out", [scene], max_steps=1))).summary["history"]
+    recipe = Recipe(uncovered="ignore")
+    history = read_finetuned(finetune(run_of(tmp_path / "out", [scene], recipe, max_steps=1))).summary["history"]
     assert history == [{"step": 0.0}, {"step": 1.0}]
 
 

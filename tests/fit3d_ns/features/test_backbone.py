@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import lru_cache, partial
 
+import cv2
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,12 +20,14 @@ from torch import Tensor
 import fit3d_ns.features.backbone as backbone_module
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import (
+    INPUT_RULES,
     Backbone,
     BackboneConfig,
     backbone_fingerprint,
     grid_size,
     input_size,
     load_backbone,
+    rule_of,
 )
 from fit3d_ns.features.names import skeleton
 from tests.fit3d_ns.features.conftest import TINY
@@ -86,6 +90,21 @@ def test_input_size_of_known_images(image: tuple[int, int], limit: int | None, e
     assert input_size(*image, 14, limit) == expected
 
 
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([8, 14, 16, 32]))
+def test_by_the_floor_rule_no_side_grows_and_less_than_a_patch_is_lost(H: int, W: int, patch: int) -> None:
+    size = input_size(H, W, patch, None, "floor")
+    assert grid_size(H, W, patch, None, "floor") == (size[0] // patch, size[1] // patch)
+    for side, given_side in zip(size, (H, W), strict=True):
+        assert side % patch == 0
+        assert 0 <= given_side - side < patch or side == patch
+
+
+@pytest.mark.parametrize("side", [14, 1036, 1400, 1932, 3003])
+def test_by_the_floor_rule_a_side_at_the_limit_keeps_its_last_patch(side: int) -> None:
+    for longest in range(side, 5000, 7):
+        assert max(input_size(longest, 100, 14, side, "floor")) == side // 14 * 14
+
+
 # ---- what comes out
 
 
@@ -132,6 +151,27 @@ def test_images_off_the_grid_are_resized_to_it() -> None:
         torch.testing.assert_close(backbone(grey), backbone(torch.full((1, 3, 48, 96), 0.5)), rtol=1e-4, atol=1e-4)
         tokens = backbone.model.forward_features(normalised(backbone, image))  # type: ignore[operator]
         torch.testing.assert_close(backbone(image).flatten(2).transpose(1, 2), tokens[:, 1:])
+
+
+def test_by_the_floor_rule_images_are_resized_bilinearly_as_opencv_does() -> None:
+    backbone = tiny(input_rule="floor")
+    seen: list[Tensor] = []
+    backbone._intermediates = lambda images: seen.append(images) or [(images, images.flatten(2))]  # type: ignore[method-assign, func-returns-value]
+    for height, width in ((84, 112), (63, 97), (584, 876)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        backbone(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+        pixels = (seen[-1] * torch.tensor(backbone.std)[:, None, None] + torch.tensor(backbone.mean)[:, None, None])[0]
+        expected = cv2.resize(image, (width // 16 * 16, height // 16 * 16), interpolation=cv2.INTER_LINEAR)
+        difference = (pixels.permute(1, 2, 0) * 255 - torch.from_numpy(expected).float()).abs()
+        assert float(difference.max()) < 1.0  # OpenCV rounds to 8 bits
+
+
+def test_the_words_of_an_input_rule_lead_back_to_it() -> None:
+    for rule, words in INPUT_RULES.items():
+        assert rule_of(words) == rule
+        config = BackboneConfig(name=TINY, weights="random", input_rule=rule)
+        assert backbone_fingerprint(config)["input_rule"] == words
+    assert rule_of("some other rule") == "nearest"
 
 
 def test_an_intermediate_layer_is_its_block_with_the_final_norm() -> None:
@@ -201,7 +241,7 @@ def test_the_fingerprint_is_that_of_the_backbone_and_plain_json() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"layer": 3}, {"precision": "bf16"}, {"max_size": 64}, {"name": "vit_tiny_patch16_384"},
-     {"name": "vit_tiny_patch16_224.augreg_in21k"}],
+     {"input_rule": "floor"}, {"name": "vit_tiny_patch16_224.augreg_in21k"}],
 )  # fmt: skip
 def test_the_fingerprint_changes_with_every_option(change: dict[str, object]) -> None:
     config = BackboneConfig(name=TINY, weights="random")
@@ -232,6 +272,7 @@ def test_the_same_layer_written_three_ways_is_one_fingerprint() -> None:
         ({"layer": -13}, r"layer -13 does not exist"),
         ({"max_size": 15}, "less than one 16-pixel patch"),
         ({"precision": "fp8"}, "fp32 or bf16"),
+        ({"input_rule": "ceil"}, "nearest or floor"),
     ],
 )
 def test_bad_options_are_one_sentence(options: dict[str, object], sentence: str) -> None:

@@ -123,7 +123,7 @@ def test_the_key_changes_exactly_with_what_changes_the_features() -> None:
     same = [key(), key(layer=11), key(layer=-1), key(name=f"{TINY}.augreg_in21k_ft_in1k"), key(max_size=None),
             key(max_size=100), key(np.asfortranarray(image))]  # fmt: skip
     assert len(set(same)) == 1
-    different = [key(), key(other), key(layer=3), key(precision="bf16"), key(max_size=32),
+    different = [key(), key(other), key(layer=3), key(precision="bf16"), key(max_size=32), key(input_rule="floor"),
                  key(name="vit_tiny_patch16_384"), key(image.reshape(56, 40, 3)),
                  key(image.transpose(1, 0, 2))]  # fmt: skip
     assert len(set(different)) == len(different)

@@ -22,8 +22,7 @@ from nerfstudio.plugins.registry import discover_methods
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method import config as module
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model import Fit3DModel
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model import Fit3DModel, Fit3DModelConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 
 PRESETS: dict[str, Fit3DTrainerConfig] = {
@@ -155,7 +154,7 @@ def test_gaussians_carry_64_channels_through_a_linear_decoder_unless_told_otherw
     assert not default.couple_geometry
 
 
-# ---- the published recipe (arXiv 2407.20229, stage 1)
+# ---- the published recipe (arXiv 2407.20229, stage 1); what it does is in test_fidelity.py
 
 
 def test_the_papers_feature_head_and_losses() -> None:
@@ -169,7 +168,7 @@ def test_the_papers_feature_head_and_losses() -> None:
     assert model.feature_downscale == 1
     assert model.num_downscales == 0
     assert model.feature_start_step == 0  # colour and features together from the first step
-    assert model.couple_geometry
+    assert not model.couple_geometry  # the published backward pass gives alpha no gradient from features
 
 
 def test_the_papers_decoder_is_one_convolution_without_bias() -> None:
@@ -187,6 +186,8 @@ def test_the_papers_densification_is_that_of_3dgs() -> None:
     assert model.densify_grad_thresh == 0.0002
     assert not model.use_absgrad
     assert model.cull_alpha_thresh == 0.005
+    assert model.cull_scale_thresh == 0.1
+    assert model.stop_screen_size_at == 0
     assert model.reset_alpha_every * model.refine_every == 3000
     assert (model.sh_degree, model.sh_degree_interval) == (3, 1000)
     assert model.rasterize_mode == "classic"
@@ -199,7 +200,7 @@ def test_the_papers_learning_rates_are_those_of_3dgs() -> None:
     optimizers = PRESETS["fit3d-features-paper"].optimizers
     rates = {name: parts["optimizer"].lr for name, parts in optimizers.items()}
     published = {"features_dc": 0.0025, "opacities": 0.05, "scales": 0.005, "quats": 0.001}
-    published |= {"means": 1.6e-4, "features_rest": 0.0025 / 20}
+    published |= {"means": 1.6e-4, "features_rest": 0.0025 / 20, "features": 6.25e-5, "decoder": 6.25e-5}
     assert {name: rates[name] for name in published} == pytest.approx(published)
     assert {name for name in published if optimizers[name]["scheduler"] is not None} == {"means"}
     assert optimizers["means"]["scheduler"].lr_final == pytest.approx(1.6e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 from fit3d_ns.commands.export import export_run
+from fit3d_ns.features.cache import FeatureMap
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
-from tests.fit3d_ns.method.runs import make_config, make_trainer, train
+from tests.fit3d_ns.method.runs import make_config, make_trainer, train, training_view
 from tests.scenes import write_capture
 
 
@@ -30,9 +32,7 @@ def _train_view_metrics(trainer: Fit3DTrainer) -> dict[str, float]:
     pipeline.eval()
     rows = []
     for index in (0, 3, 6):
-        camera = pipeline.datamanager.train_cameras[index : index + 1]
-        camera.metadata = {"has_features": True}
-        batch = {**pipeline.datamanager.cached_train[index], "features": pipeline.datamanager.train_features[index]}
+        camera, batch = training_view(pipeline.datamanager, index)
         metrics, images = pipeline.model.get_image_metrics_and_images(
             pipeline.model.get_outputs_for_camera(camera), batch
         )
@@ -117,8 +117,9 @@ def test_masked_pixels_are_in_neither_loss(tmp_path: Path) -> None:
             third = batch["image"].shape[1] // 3
             batch["image"] = batch["image"].clone()
             batch["image"][:, :third] = 255
-            batch["features"] = batch["features"].clone()
-            batch["features"][:, : batch["features"].shape[1] // 3 - 1] = 100
+            features = batch["features"].load().clone()
+            features[:, : features.shape[1] // 3 - 1] = 100
+            batch["features"] = FeatureMap([features], 0)  # type: ignore[arg-type]
         losses = model.get_loss_dict(model(camera), batch)
         return {name: float(value) for name, value in losses.items()}
 
@@ -209,17 +210,49 @@ def test_the_colmap_dataparser_works(tmp_path: Path) -> None:
     assert _eval_metrics(trainer)["psnr"] > 5
 
 
-def test_feature_losses_leave_geometry_alone_unless_coupled(tiny_capture: Path, tmp_path: Path) -> None:
-    for coupled in (False, True):
-        config = make_config(tiny_capture, tmp_path / str(coupled), steps=1, couple_geometry=coupled)
-        trainer = make_trainer(config)
-        model = trainer.pipeline.model
-        model.train()
-        model.step, model.optimizers = 0, trainer.optimizers.optimizers
+OPTIONS: dict[str, list[Any]] = {
+    "couple_geometry": [False, True],
+    "decoder": ["linear", "conv3x3"],
+    "feature_supervision": ["patch", "pixel"],
+    "masked_pixels": ["black", "rendered"],
+}
+"""Tried in all combinations."""
+MORE_OPTIONS: dict[str, list[Any]] = {
+    "feature_loss": ["l1", "cosine+l1"],
+    "feature_downscale": [1, 1, 2],
+    "rasterize_mode": ["classic", "antialiased", "antialiased", "classic", "classic"],
+}
+"""Taken in turn."""
+
+
+def test_features_move_gaussians_only_if_coupled_and_the_learned_error_never_moves_anything(tmp_path: Path) -> None:
+    def with_poses(config: Fit3DTrainerConfig) -> None:
+        config.pipeline.model.camera_optimizer.mode = "SO3xR3"
+
+    capture = write_capture(tmp_path / "scene", views=3, masks=True)
+    trainer = make_trainer(make_config(capture, tmp_path, steps=1, change=with_poses))
+    model = trainer.pipeline.model
+    model.train()
+    model.step_cb(trainer.optimizers, step=0)
+    camera, batch = trainer.pipeline.datamanager.next_train(0)
+    movable = ["gauss_params." + name for name in ("means", "scales", "quats", "opacities")]
+    movable += ["camera_optimizer.pose_adjustment"]
+    for turn, values in enumerate(itertools.product(*OPTIONS.values())):
+        options = dict(zip(OPTIONS, values, strict=True))
+        options |= {name: choices[turn % len(choices)] for name, choices in MORE_OPTIONS.items()}
+        for name, value in options.items():
+            setattr(model.config, name, value)
+        model._allocate_feature_space(trainer.pipeline.datamanager.train_features.channels)
         with torch.no_grad():
             model.gauss_params["features"].normal_()
-        camera, batch = trainer.pipeline.datamanager.next_train(0)
-        model.get_loss_dict(model(camera), batch)["feature_loss"].backward()
-        gradient = model.gauss_params["means"].grad
-        assert (gradient is not None and bool((gradient != 0).any())) is coupled
-        assert model.gauss_params["features"].grad is not None
+            model.gauss_params["feature_errors"].normal_()
+        losses = model.get_loss_dict(model(camera), batch)
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        for loss, reached in (
+            ("feature_loss", {"gauss_params.features", *(movable if options["couple_geometry"] else [])}),
+            ("feature_error_loss", {"gauss_params.feature_errors"}),
+        ):
+            gradients = torch.autograd.grad(losses[loss], parameters, retain_graph=True, allow_unused=True)
+            found = {name for name, g in zip(names, gradients, strict=True) if g is not None and bool(g.any())}
+            assert {name for name in found if not name.startswith("decoder.")} == reached, (loss, options)
+            assert loss == "feature_loss" or not any(name.startswith("decoder.") for name in found), options

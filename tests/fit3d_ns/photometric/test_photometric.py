@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pytorch_msssim import ssim as reference
 from torch import Tensor
 
@@ -40,6 +41,44 @@ def test_ssim_and_l1_equal_pytorch_msssim_and_torch(size: tuple[int, int], share
     squared = (doubled - target.double()).square().mean().detach()
     torch.testing.assert_close(difference.squared.double(), squared, rtol=1e-6, atol=0)
     assert not difference.squared.requires_grad
+    assert predicted.grad is not None
+    assert doubled.grad is not None
+    largest = float(doubled.grad.abs().max())
+    torch.testing.assert_close(predicted.grad.double(), doubled.grad, rtol=1e-3, atol=1e-4 * largest)
+
+
+def ssim_at_every_pixel(predicted: Tensor, target: Tensor) -> Tensor:
+    """SSIM as 3DGS trains with it: a zero-padded convolution of the 11x11 window, the mean over all pixels."""
+    offsets = torch.arange(11, dtype=torch.float64) - 5
+    line = torch.exp(-offsets.square() / (2 * 1.5**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+
+    def local(image: Tensor) -> Tensor:
+        return F.conv2d(image.permute(2, 0, 1)[:, None], window[None, None], padding=5)
+
+    x, y = predicted.double(), target.double()
+    mean_x, mean_y = local(x), local(y)
+    variances = local(x * x) - mean_x**2 + local(y * y) - mean_y**2
+    covariance = local(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 9), *SIZES])
+def test_with_a_border_of_zeros_ssim_is_that_of_3dgs(size: tuple[int, int]) -> None:
+    target, predicted = photo_and_rendering(*size)
+    predicted.requires_grad_()
+    difference = compare_images(predicted, target, border="zeros")
+    (0.8 * difference.l1 + 0.2 * (1 - difference.ssim)).backward()
+    doubled = predicted.detach().double().requires_grad_()
+    expected_l1, expected_ssim = (doubled - target.double()).abs().mean(), ssim_at_every_pixel(doubled, target)
+    (0.8 * expected_l1 + 0.2 * (1 - expected_ssim)).backward()
+
+    torch.testing.assert_close(difference.l1.double(), expected_l1, rtol=1e-6, atol=0)
+    torch.testing.assert_close(difference.ssim.double(), expected_ssim, rtol=1e-5, atol=1e-6)
+    squared = (doubled - target.double()).square().mean().detach()
+    torch.testing.assert_close(difference.squared.double(), squared, rtol=1e-6, atol=0)
     assert predicted.grad is not None
     assert doubled.grad is not None
     largest = float(doubled.grad.abs().max())

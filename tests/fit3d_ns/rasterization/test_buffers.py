@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,3 +71,32 @@ def test_small_arrays_are_not_pooled() -> None:
     del (small := [buffers.empty(10)])[0]
     assert small == []
     assert buffers._free == []
+
+
+LEASES_IN_CYCLES = """
+import gc, threading
+from fit3d_ns.rasterization import buffers
+
+buffers.LARGE, buffers.KEPT_IN_ALL = 4000, 200_000
+gc.set_threshold(1, 1, 1)  # a collection at nearly every allocation, also at those under a lock
+
+def allocate():
+    for i in range(3000):
+        cycle = [buffers.empty(1000 + i % 50)]
+        cycle.append(cycle)  # only a collection ends this lease
+
+threads = [threading.Thread(target=allocate) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+gc.collect()
+print(sum(buffer.nbytes for buffer in buffers._free) <= buffers.KEPT_IN_ALL)
+"""
+
+
+def test_leases_that_a_garbage_collection_ends_never_wait_for_the_thread_that_allocates() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEASES_IN_CYCLES], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

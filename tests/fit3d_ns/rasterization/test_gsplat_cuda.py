@@ -51,6 +51,8 @@ def test_cpu_equals_cuda(case: str) -> None:
     assert (cpu["radii"] != cuda["radii"].cpu()).float().mean() < 0.01
     for name in ("image", "alpha", "means2d", "depths"):
         assert error(cpu[name], cuda[name].cpu()) < 1e-4, name
+    # gsplat renders more than 32 channels in passes, each of which overwrites the absgrad of the one before.
+    one_pass = cpu["image"].shape[-1] <= 32
     # CUDA's own float32 (1 - alpha products, __expf) is the larger error here.
-    for name in (*NAMES, "absgrad"):
+    for name in (*NAMES, "absgrad") if one_pass else NAMES:
         assert error(cpu[name], cuda[name].cpu()) < 5e-3, name

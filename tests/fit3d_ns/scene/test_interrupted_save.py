@@ -34,7 +34,7 @@ def test_an_error_while_writing_leaves_the_old_export(
 
     monkeypatch.setattr(module, step, fail)
     with pytest.raises(type(error)):
-        make_gaussians(tmp_path / "capture", seed=2).save(tmp_path / "runs/room")
+        make_gaussians(tmp_path / "capture", seed=2).save(tmp_path / "runs/room", overwrite=True)
     assert {name: (tmp_path / "runs/room" / name).read_bytes() for name in before} == before
     assert names_in(tmp_path / "runs") == ["room"]
 
@@ -65,7 +65,7 @@ SAVE = """
     folder = Path(sys.argv[1])
     scene = make_gaussians(folder / "capture", seed=2)
     gaussians.write_splat_ply = write_half
-    scene.save(folder / "runs/room")
+    scene.save(folder / "runs/room", overwrite=True)
 """
 
 
@@ -92,7 +92,8 @@ def test_sigkill_while_writing_leaves_the_old_export_or_nothing(tmp_path: Path, 
             FeatureGaussians.load(tmp_path / "runs/room")
     # Whoever starts again gets a whole export, whatever the killed process left behind.
     new = make_gaussians(tmp_path / "capture", seed=3)
-    new.save(tmp_path / "runs/room")
+    new.save(tmp_path / "runs/room", overwrite=True)
+    assert names_in(tmp_path / "runs") == ["room"]
     assert (FeatureGaussians.load(tmp_path / "runs/room").means == new.means).all()
 
 

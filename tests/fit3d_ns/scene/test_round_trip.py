@@ -42,7 +42,7 @@ def test_a_saved_scene_loads_equal(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "round_trip"
     saved = make_gaussians(folder / "capture", count, sh_coefficients, feature_dim, decoder, seed)
-    saved.save(folder / "runs/room")
+    saved.save(folder / "runs/room", overwrite=True)
     loaded = FeatureGaussians.load(folder / "runs/room")
     assert loaded.scene.to_json() == saved.scene.to_json()
     for name, tensor in tensors_of(saved).items():
@@ -52,7 +52,7 @@ def test_a_saved_scene_loads_equal(
             tensor = tensor.half().float()
         tolerance = 1e-6 if name == "quats" else 0.0
         assert (got - tensor).abs().max() <= tolerance, name
-    loaded.save(folder / "runs/again")
+    loaded.save(folder / "runs/again", overwrite=True)
     again = FeatureGaussians.load(folder / "runs/again")
     assert all((tensors_of(again)[name] - tensor).abs().max() <= 1e-6 for name, tensor in tensors_of(loaded).items())
 
@@ -88,7 +88,7 @@ def test_quaternions_are_normalised_on_saving(tmp_path: Path) -> None:
 
 def test_the_decoder_loads_into_the_decoder_module(tmp_path: Path) -> None:
     for kind in get_args(DecoderKind):
-        make_gaussians(tmp_path, decoder=kind).save(tmp_path / "room")
+        make_gaussians(tmp_path, decoder=kind).save(tmp_path / "room", overwrite=True)
         loaded = FeatureGaussians.load(tmp_path / "room")
         module = FeatureDecoder(loaded.scene.decoder, loaded.scene.feature_dim, loaded.scene.channels)
         module.load_state_dict(loaded.decoder)
@@ -120,9 +120,11 @@ def test_the_way_back_to_the_capture_inverts_nerfstudios_transform(tmp_path: Pat
 def test_the_pinhole_camera_of_a_view_is_that_of_its_undistorted_image(tmp_path: Path) -> None:
     view = make_gaussians(tmp_path).scene.views[0]
     image, K = undistort(np.zeros((24, 32, 3), np.uint8), view.K, view.distortion, view.camera_model)
-    pinhole_K, width, height = view.pinhole()
-    assert (pinhole_K == K).all()
-    assert image.shape[:2] == (height, width)
+    pinhole = view.pinhole()
+    assert (pinhole.K.numpy() == K).all()
+    assert image.shape[:2] == (pinhole.height, pinhole.width)
+    assert pinhole.grid == view.grid
+    assert (pinhole.world_to_camera.numpy() == view.world_to_camera).all()
 
 
 def test_to_moves_every_tensor(tmp_path: Path) -> None:

