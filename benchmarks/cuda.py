@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.lifting import DIM, SOLVE, Problem, solved
-from benchmarks.rasterization import GEOMETRY
 from benchmarks.rows import Aim, Row, Setting, Skip, milliseconds
 from benchmarks.timing import Spread, alternately, compare, seconds
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.loss import feature_loss
 from fit3d_ns.features.patch_grid import pool_to_patch_grid, upsample_to_pixels
-from fit3d_ns.lifting.maps import fit_space
-from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry, View
-from fit3d_ns.rasterization import rasterization
+from fit3d_ns.features.space import fit_space
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
 
 WARMUP = 5
 """Steps that do not count: gsplat is compiled or loaded, and the allocator has what it needs."""
@@ -34,12 +34,9 @@ WARMUP = 5
 class FeatureStep:
     """What forward and backward of the features' loss on one view start from, all on one device."""
 
-    geometry: Geometry
-    view: View
-    viewmat: Tensor
-    """[1, 4, 4]"""
-    K: Tensor
-    """[1, 3, 3]"""
+    splats: Splats
+    """No gradient reaches them."""
+    view: PinholeView
     target: Tensor
     """[h, w, C], the backbone's map."""
     features: Tensor
@@ -48,10 +45,10 @@ class FeatureStep:
     @staticmethod
     def of(problem: Problem) -> FeatureStep:
         """On the first training view, with random features."""
-        geometry, view = problem.geometry, problem.train.cameras[0]
-        viewmat, K, target = (t.to(geometry.means) for t in (view.world_to_camera, view.K, problem.train.maps[0]))
-        features = torch.randn(len(geometry), DIM, device=geometry.means.device, requires_grad=True)
-        return FeatureStep(geometry, view, viewmat[None], K[None], target, features)
+        means = problem.splats.means
+        features = torch.randn(len(means), DIM, device=means.device, requires_grad=True)
+        view, target = problem.train.cameras[0].to(means.device), problem.train.maps[0].to(means)
+        return FeatureStep(problem.splats.detached(), view, target, features)
 
     def ours(self, decoder: FeatureDecoder) -> None:
         seen, weights = pool_to_patch_grid(self._render(), self.view.grid)
@@ -64,18 +61,7 @@ class FeatureStep:
 
     def _render(self) -> Tensor:
         """[H, W, DIM]"""
-        shape = {name: getattr(self.geometry, name).detach() for name in GEOMETRY}
-        rendered, _, _ = rasterization(
-            **shape,
-            colors=self.features,
-            viewmats=self.viewmat,
-            Ks=self.K,
-            width=self.view.width,
-            height=self.view.height,
-            near_plane=NEAR_PLANE,
-            rasterize_mode=self.geometry.rasterize_mode,
-        )
-        return rendered[0]
+        return rasterize(self.splats, self.features, self.view)[0][0]
 
     def _learn(self, loss: Tensor, decoder: FeatureDecoder) -> None:
         self.features.grad = None
@@ -98,7 +84,7 @@ def in_memory(problem: Problem) -> Problem:
         dataclasses.replace(posed, maps=[posed.maps[i] for i in range(len(posed.maps))])
         for posed in (problem.train, problem.test)
     )
-    return Problem(problem.geometry, train, test)
+    return Problem(problem.splats, train, test)
 
 
 def rows_of(problem: Problem, device: str, repeats: int) -> list[Row]:
@@ -114,7 +100,7 @@ def rows_of(problem: Problem, device: str, repeats: int) -> list[Row]:
     basis = Spread.of([seconds(lambda: fit_space(problem.train.maps, DIM)) for _ in range(repeats)])
     few, full = (Spread.of([each.seconds for each in runs]) for runs in alternately(solves, repeats))
     gpu = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
-    name = f"{len(problem.geometry):,} Gaussians, {len(problem.train.views)} views, {gpu}"
+    name = f"{len(problem.splats):,} Gaussians, {len(problem.train.views)} views, {gpu}"
     against = "as published, gsplat's N-D path"
 
     def solve(what: str, taken: Spread) -> Row:

@@ -22,11 +22,12 @@ from benchmarks.timing import Spread, alternately, synchronize
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes
 from fit3d_ns.features.loss import feature_loss
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.lifting.maps import FeatureSpace, LiftedFeatures, fit_space, lift_feature_maps
-from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry
-from fit3d_ns.lifting.scene import PosedMaps, held_out_cosine, posed_maps, scene_from_export
+from fit3d_ns.features.space import FeatureSpace, fit_space
+from fit3d_ns.lifting.maps import LiftedFeatures, lift_feature_maps
+from fit3d_ns.lifting.scene import SPLITS, PosedMaps, held_out_cosine, posed_maps, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
-from fit3d_ns.rasterization import rasterization
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import Splats
 
 LR, LR_FINAL = 0.02, 0.002
 """Of the features, as in `fit3d-features-fast`."""
@@ -44,9 +45,9 @@ BACK_PROJECTION = LiftOptions(max_iterations=0, robust_scale=None)
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A scene whose features are to be found: geometry, views and the backbone's maps of them."""
+    """A scene whose features are to be found: Gaussians, views and the backbone's maps of them."""
 
-    geometry: Geometry
+    splats: Splats
     train: PosedMaps
     test: PosedMaps
 
@@ -54,11 +55,11 @@ class Problem:
     def of(export: Path, device: str = "cpu") -> Problem:
         scene, _ = scene_from_export(export)
         config = backbone_config(find_scenes(export), None)
-        geometry, _ = scene.geometry(device)
-        return Problem(geometry, posed_maps(scene, "train", config, device), posed_maps(scene, "eval", config, device))
+        train, test = (posed_maps(scene, split, config, device) for split in SPLITS)
+        return Problem(scene.splats.to(device), train, test)
 
     def cosine(self, lifted: LiftedFeatures) -> float:
-        return held_out_cosine(self.geometry, lifted, self.test.cameras, self.test.maps)
+        return held_out_cosine(self.splats, lifted, self.test.cameras, self.test.maps)
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,21 @@ class Reached:
 
 
 def solved(problem: Problem, dim: int | None, options: LiftOptions) -> Reached:
-    device = problem.geometry.means.device
+    device = problem.splats.means.device
     synchronize(device)
     start = time.perf_counter()
     space = fit_space(problem.train.maps, dim)
-    lifted = lift_feature_maps(problem.geometry, problem.train.cameras, problem.train.maps, space, options)
+    lifted = lift_feature_maps(problem.splats, problem.train.cameras, problem.train.maps, space, options)
     synchronize(device)
     return Reached(time.perf_counter() - start, problem.cosine(lifted))
 
 
 def training(problem: Problem, space: FeatureSpace, budget_s: float) -> Iterator[Reached]:
     """Gradient steps from zero: after every few of them the time so far and the held-out cosine (not timed)."""
-    geometry, train = problem.geometry, problem.train
-    device = geometry.means.device
+    splats, train = problem.splats, problem.train
+    device = splats.means.device
     space = space.to(device)
-    features = torch.zeros(len(geometry), len(space.scales), device=device, requires_grad=True)
+    features = torch.zeros(len(splats), len(space.scales), device=device, requires_grad=True)
     optimizer = torch.optim.Adam([features], lr=LR, eps=1e-15)
     order = torch.Generator().manual_seed(0)
     seconds, steps = 0.0, 0
@@ -97,7 +98,7 @@ def training(problem: Problem, space: FeatureSpace, budget_s: float) -> Iterator
             rate = LR * (LR_FINAL / LR) ** min(1.0, (seconds + time.perf_counter() - start) / budget_s)
             optimizer.param_groups[0]["lr"] = rate
             index = int(torch.randint(len(train.views), (), generator=order))
-            loss = _loss(geometry, space, train, index, features)
+            loss = _loss(splats, space, train, index, features)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -108,23 +109,9 @@ def training(problem: Problem, space: FeatureSpace, budget_s: float) -> Iterator
         yield Reached(seconds, problem.cosine(lifted), steps)
 
 
-def _loss(
-    geometry: Geometry, space: FeatureSpace, train: PosedMaps, index: int, features: torch.Tensor
-) -> torch.Tensor:
+def _loss(splats: Splats, space: FeatureSpace, train: PosedMaps, index: int, features: torch.Tensor) -> torch.Tensor:
     camera, target = train.cameras[index], train.maps[index].to(features.device, torch.float32)
-    rendered, _, _ = rasterization(
-        geometry.means,
-        geometry.quats,
-        geometry.scales,
-        geometry.opacities,
-        features,
-        camera.world_to_camera.to(features)[None],
-        camera.K.to(features)[None],
-        camera.width,
-        camera.height,
-        near_plane=NEAR_PLANE,
-        rasterize_mode=geometry.rasterize_mode,
-    )
+    rendered, _, _ = rasterize(splats, features, camera)
     pooled, weights = pool_to_patch_grid(rendered[0], camera.grid)
     decoder = space.decoder
     return feature_loss(pooled @ decoder["weight"].T + decoder["bias"], target, weights, "cosine+l1")[0]
@@ -157,7 +144,7 @@ def rows_of(export: Path, setting: Setting) -> list[Row]:
         1 if setting.quick else 3,
         warmup=0,
     )
-    name = f"{export.resolve().name} ({len(problem.geometry):,} Gaussians, {len(problem.train.views)} views)"
+    name = f"{export.resolve().name} ({len(problem.splats):,} Gaussians, {len(problem.train.views)} views)"
     # A training that is stopped before the aim's bound says nothing about it.
     aim = Aim("ratio", "at most", 1 / FASTER) if equalled or budget > FASTER else None
     reached = f"training to the same held-out cosine, {trained.steps} steps"

@@ -19,10 +19,13 @@ from torch import Tensor
 from benchmarks.report import processor as processor  # stage2 and training_step take it from here
 from benchmarks.rows import Aim, Row, Setting, milliseconds
 from benchmarks.timing import Spread, alternately, compare, product_floor
-from fit3d_ns.lifting.operator import Geometry, SparseOperator, View
-from fit3d_ns.rasterization import cpu, rasterization
+from fit3d_ns.lifting.operator import SparseOperator
+from fit3d_ns.rasterization import EPS2D, FAR_PLANE, binning, cpu, rasterization
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 from fit3d_ns.rasterization.torch_reference import rasterization_reference
+from fit3d_ns.scene.render import NEAR_PLANE
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
 
 WIDTH, HEIGHT, COUNT = 448, 336, 20_000
 GEOMETRY = ("means", "quats", "scales", "opacities")
@@ -84,9 +87,10 @@ def colors(n: int, channels: int, seed: int = 1) -> Inputs:
 
 def contributing_pairs(inputs: dict[str, Tensor], width: int = WIDTH, height: int = HEIGHT) -> int:
     """Pixel-Gaussian pairs with a weight, the useful work of blending: the entries of the matrix that renders."""
-    geometry = Geometry(*(inputs[name] for name in GEOMETRY))
-    view = View(inputs["viewmats"][0], inputs["Ks"][0], width, height, grid=(height, width))
-    return int(SparseOperator.build(geometry, [view]).matrix.nnz)
+    shape = [inputs[name] for name in GEOMETRY]
+    splats = Splats(*shape, sh=torch.zeros(len(shape[0]), 1, 3))
+    view = PinholeView(inputs["viewmats"][0], inputs["Ks"][0], width, height, grid=(height, width))
+    return int(SparseOperator.build(splats, [view]).matrix.nnz)
 
 
 def once(
@@ -141,10 +145,12 @@ def preparation(repeats: int) -> Row:
 
     def prepare() -> None:
         geometry = [base[name] for name in ("means", "quats", "scales", "viewmats", "Ks")]
-        means2d, depths, ldl, _, _, radii = cpu.Project.apply(*geometry, WIDTH, HEIGHT, 0.3, 0.01, 1e10, 0.0)
+        means2d, depths, ldl, _, _, radii = cpu.Project.apply(
+            *geometry, WIDTH, HEIGHT, EPS2D, NEAR_PLANE, FAR_PLANE, 0.0
+        )
         m, e, z, r = (tensor[0].numpy() for tensor in (means2d, ldl, depths, radii))
         with kernel_launch():
-            cpu.bin_gaussians(m, e, opacities, z, r, WIDTH, HEIGHT)
+            binning.bin_gaussians(m, e, opacities, z, r, WIDTH, HEIGHT)
 
     with torch.no_grad():
         part, whole = compare(

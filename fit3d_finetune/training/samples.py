@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.targets.rule import MIN_COVER
 from fit3d_finetune.targets.scenes import ViewRef
 from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.recipe import Recipe
+from fit3d_ns.features.patch_grid import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,11 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
         grid = F.affine_grid(theta, [1, 1, *values.shape[-2:]], align_corners=False)
         return F.grid_sample(values[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
 
-    counted = sample.weights[None]
-    total = cut(counted, "bilinear")
+    shares = sample.weights[None]
+    total = cut(shares, "bilinear")
     # Normalised by the weights, so that features of patches that do not count never mix in.
-    features = cut(sample.features.permute(2, 0, 1) * counted, "bilinear") / total.clamp_min(1e-6)
-    weights = torch.where(total[0] >= MIN_COVER, total[0], 0.0)
+    features = cut(sample.features.permute(2, 0, 1) * shares, "bilinear") / total.clamp_min(1e-6)
+    weights = counted(total[0])
     return Sample(cut(sample.image, "bicubic").clamp(0, 1), features.permute(1, 2, 0), weights)
 
 

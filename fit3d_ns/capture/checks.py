@@ -7,13 +7,14 @@ decodes to its end is seen when it is loaded (`fit3d_ns.capture.images.load_imag
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fit3d_ns.capture.cameras import LARGEST_DISTORTION, centre_fault, finite, focal_fault, pose_fault, transform_fault
+from fit3d_ns.capture.cameras import rotation_fault as rotation_fault
 from fit3d_ns.capture.images import ImageHeader, mask_has_channels, read_header, say_conversions
 from fit3d_ns.capture.lens import CAMERA_MODELS, FISHEYE_MODELS
 from fit3d_ns.common.errors import InputError
@@ -21,9 +22,6 @@ from fit3d_ns.common.errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MIN_VIEWS = 3
-
-RIGID_TOLERANCE = 2e-3
-"""Largest entry of |R^T R - I| in a pose. Three written decimals pass; a scale of 0.2 % does not."""
 
 _DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
@@ -62,10 +60,11 @@ def check_transforms(path: Path) -> None:
         )
 
     for index, (name, frame) in enumerate(zip(names, frames, strict=True)):
-        fault = _matrix_fault(frame.get("transform_matrix"), rows=4)
+        fault = pose_fault(frame.get("transform_matrix"), 4)
         if fault:
             raise InputError(f"transform_matrix of frame {index} ({name}) in {path} {fault}; {_POSE_REMEDY}.")
-    sizes = [_check_intrinsics(path, meta, frame, f"frame {i} ({names[i]})") for i, frame in enumerate(frames)]
+    _check_applied_transform(path, meta)
+    sizes = [check_intrinsics(path, meta, frame, f"frame {i} ({names[i]})") for i, frame in enumerate(frames)]
     widths, heights = zip(*sizes, strict=True)
     _check_headers(images, widths, heights, masks, f"{path} gives")
 
@@ -96,7 +95,7 @@ def check_posed_images(
             )
         _check_exist(where, "masks", masks, "restore them or train without masks")
     for image, pose in zip(images, np.asarray(camera_to_worlds, dtype=np.float64), strict=True):
-        fault = _matrix_fault(pose, rows=3)
+        fault = pose_fault(pose, 3)
         if fault:
             raise InputError(f"pose of {image} {fault}; {_POSE_REMEDY}.")
     sizes = [np.asarray(side).reshape(-1).tolist() for side in (widths, heights)]
@@ -104,33 +103,6 @@ def check_posed_images(
 
 
 _POSE_REMEDY = "correct it, or remove this image from the capture"
-
-
-def rotation_fault(rotation: Array) -> str | None:
-    """What keeps a finite [3, 3] matrix from being a rotation, as the end of a sentence, or None."""
-    error = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-    if error > RIGID_TOLERANCE:
-        return f"is not rigid (|R^T R - I| = {error:.2g}, as from a scale or shear)"
-    if np.linalg.det(rotation) < 0:
-        return "mirrors the scene (its determinant is negative)"
-    return None
-
-
-def _matrix_fault(value: Any, rows: int) -> str | None:
-    """What is wrong with a camera-to-world matrix [rows, 4], as the end of a sentence."""
-    if value is None:
-        return "is missing"
-    try:
-        matrix = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return "is not a matrix of numbers"
-    if matrix.shape != (rows, 4):
-        return f"has shape {'x'.join(map(str, matrix.shape)) or 'of one number'} instead of {rows}x4"
-    if not np.isfinite(matrix).all():
-        return "has NaN or infinite values"
-    if rows == 4 and not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-6):
-        return "does not end in the row 0 0 0 1"
-    return rotation_fault(matrix[:3, :3])
 
 
 def _find_transforms(path: Path) -> Path:
@@ -214,34 +186,54 @@ def _mask_paths(path: Path, frames: Sequence[dict[str, Any]]) -> list[Path] | No
     return masks or None
 
 
-def _number(value: Any) -> float | None:
-    """The finite number that nerfstudio would read from `value`, else None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+def _check_applied_transform(path: Path, meta: dict[str, Any]) -> None:
+    """Check what a capture tool says that it did to all poses; nerfstudio undoes it."""
+    fault = transform_fault(meta["applied_transform"]) if "applied_transform" in meta else None
+    if fault:
+        raise InputError(f"applied_transform in {path} {fault}; create the file again with ns-process-data.")
+    scale = finite(meta.get("applied_scale", 1.0))
+    if scale is None or scale <= 0:
+        raise InputError(f"applied_scale in {path} is {meta['applied_scale']!r}, not a positive number; correct it.")
 
 
-def _check_intrinsics(path: Path, meta: dict[str, Any], frame: dict[str, Any], name: str) -> tuple[int, int]:
-    """Check the intrinsics of a frame (nerfstudio prefers those of the whole file); return its size."""
+def check_intrinsics(path: Path, meta: dict[str, Any], frame: dict[str, Any], name: str) -> tuple[int, int]:
+    """Check the intrinsics of a frame (nerfstudio prefers those of the whole file).
+
+    Args:
+        path: of the transforms.json, for messages.
+        meta: all of it.
+        frame: one of its frames.
+        name: of that frame, for messages.
+
+    Returns:
+        Width and height.
+
+    Raises:
+        InputError: one is missing, or is no number of a camera for images of this size.
+    """
     values: dict[str, float] = {}
-    for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
+    for key in ("w", "h", "fl_x", "fl_y", "cx", "cy"):
         holder, place = (meta, str(path)) if key in meta else (frame, f"{name} of {path}")
         if key not in holder:
             raise InputError(f'{path} gives no "{key}" for {name}; add it to the frame or to the whole file.')
-        number = _number(holder[key])
+        number = finite(holder[key])
         if number is None or (number <= 0 and key not in ("cx", "cy")):
             wanted = "finite" if key in ("cx", "cy") else "positive"
             raise InputError(f'"{key}" in {place} is {holder[key]!r}, not a {wanted} number; correct it.')
         values[key] = number
+        if key in ("w", "h"):
+            fault = None if number.is_integer() else f"is {number:g}, not a whole number of pixels"
+        else:
+            fault = (focal_fault if key in ("fl_x", "fl_y") else centre_fault)(number, values["w"], values["h"])
+        if fault:
+            raise InputError(f'"{key}" in {place} {fault}; correct it.')
 
     keys = (*_DISTORTION_KEYS, "distortion_params")
     # nerfstudio's rule: one distortion key at the top makes it ignore those of the frames.
     holder, place = (meta, str(path)) if any(key in meta for key in keys) else (frame, f"{name} of {path}")
     given = holder.get("distortion_params", [holder.get(key, 0.0) for key in _DISTORTION_KEYS])
-    numbers = [_number(value) for value in given] if isinstance(given, list) else []
-    if len(numbers) != 6 or None in numbers:
+    numbers = [finite(value) for value in given] if isinstance(given, list) else []
+    if len(numbers) != 6 or any(number is None or abs(number) > LARGEST_DISTORTION for number in numbers):
         raise InputError(f"distortion in {place} is not six numbers k1, k2, k3, k4, p1, p2; correct it.")
     if numbers[3] and meta.get("camera_model") not in FISHEYE_MODELS:
         raise InputError(

@@ -95,8 +95,16 @@ def load_image(path: Path, background: tuple[float, float, float] = WHITE, keep_
     return np.array(colour, order="C")
 
 
-def load_mask(path: Path) -> Array:
-    """Decode a mask file to bool [H, W]; True (any value but 0, as in nerfstudio) marks the pixels to use."""
+def load_mask(path: Path, size: tuple[int, int] | None = None) -> Array:
+    """Decode a mask file to bool [H, W]; True (any value but 0, as in nerfstudio) marks the pixels to use.
+
+    Args:
+        path: of the mask.
+        size: (width, height) of the image that it belongs to; None: not compared.
+
+    Raises:
+        InputError: it cannot be read, has several channels or another size, or leaves no pixel.
+    """
     path = Path(path)
     try:
         with Image.open(path) as image:
@@ -105,6 +113,16 @@ def load_mask(path: Path) -> Array:
         raise _unreadable(path, error, "mask") from error
     if array.ndim != 2:
         raise mask_has_channels(path, array.shape[2])
+    if size is not None and array.shape[::-1] != size:
+        raise InputError(
+            f"mask {path} has {array.shape[1]} x {array.shape[0]} pixels, but its image has {size[0]} x {size[1]}: "
+            "save it in the image's size."
+        )
+    if not array.any():
+        raise InputError(
+            f"mask {path} is zero everywhere, which leaves nothing of its image: correct it, or remove the image from "
+            "the capture."
+        )
     return array != 0
 
 

@@ -19,6 +19,7 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.features.backbone import backbone_fingerprint, rule_of
+from fit3d_ns.method.activation import activated
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.captures import view_infos
 from fit3d_ns.method.datamanager import Fit3DDataset
@@ -30,6 +31,7 @@ from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import require_export_place
+from fit3d_ns.scene.splats import TENSORS
 from fit3d_ns.scene.storage import FeatureStorage
 
 PREVIEW_FILE = "previews.png"
@@ -109,6 +111,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
     """The pipeline's scene as data, on the CPU."""
     model, datamanager = pipeline.model, pipeline.datamanager
     parameters = {name: values.detach().float().cpu() for name, values in model.gauss_params.items()}
+    splats = activated(parameters, model.config)
     outputs = datamanager.train_dataparser_outputs
     root = Path(datamanager.get_datapath())
     root = (root if root.is_dir() else root.parent).absolute()
@@ -119,11 +122,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
         *_views(model, datamanager.eval_dataset, "eval", root, identity),
     ]
     return FeatureGaussians(
-        means=parameters["means"],
-        quats=parameters["quats"],
-        scales=torch.exp(parameters["scales"]),
-        opacities=torch.sigmoid(parameters["opacities"]).squeeze(-1),
-        sh=torch.cat([model.shs_0[:, None, :], model.shs_rest], dim=1).detach().float().cpu(),
+        **{name: getattr(splats, name) for name in TENSORS},
         features=parameters["features"],
         decoder={name: values.detach().float().cpu() for name, values in model.decoder.state_dict().items()},
         scene=SceneInfo(
@@ -131,13 +130,13 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
             backbone=backbone,
             decoder=model.config.decoder,
             decoder_resolution=model.config.feature_supervision,
-            num_gaussians=len(parameters["means"]),
+            num_gaussians=len(splats),
             feature_dim=model.decoder.feature_dim,
             channels=model.decoder.channels,
             units="arbitrary",
             transform=outputs.dataparser_transform.double().numpy()[:3, :4],
             scale=float(outputs.dataparser_scale),
-            rasterize_mode=model.config.rasterize_mode,
+            rasterize_mode=splats.rasterize_mode,
             images_root=str(root),
             views=tuple(views),
         ),
@@ -174,7 +173,6 @@ def contact_sheet(pipeline: Fit3DPipeline, count: int) -> Tensor:
     chosen = sorted({round(i) for i in np.linspace(0, len(views) - 1, min(count, len(views)))})
     rows = []
     for camera, batch in (views[i] for i in chosen):
-        camera.metadata = None  # as a free camera: the viewer's pictures
         outputs = pipeline.model.get_outputs_for_camera(camera)
         photo = pipeline.model.composite_with_background(
             pipeline.model.get_gt_img(batch["image"]), outputs["background"]

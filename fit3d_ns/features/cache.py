@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -91,6 +92,18 @@ class FeatureMaps(Sequence[Tensor]):
         except (OSError, SafetensorError) as error:
             raise InputError(f"The cached feature map {path} went away or broke: start again to renew it.") from error
         return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One map of `FeatureMaps`, read when it is asked for: colour alone never asks."""
+
+    maps: FeatureMaps
+    index: int
+
+    def load(self) -> Tensor:
+        """[h, w, C], fp16, on the patch grid."""
+        return self.maps[self.index]
 
 
 def default_cache_dir() -> Path:

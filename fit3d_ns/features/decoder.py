@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fit3d_ns.features.pca import PCABasis
-
 DecoderKind = Literal["linear", "conv3x3"]
 
 
@@ -53,18 +51,11 @@ class FeatureDecoder(nn.Module):
         return self.weight.shape[0]
 
     @torch.no_grad()
-    def initialize_from_pca(self, basis: PCABasis) -> None:
-        """Start at the basis of the 2D features, whitened: one unit along channel k is one standard deviation.
-
-        Whitening gives all channels the same scale, so that one learning rate suits them all. Channels
-        beyond the basis (feature_dim > C) start at zero. Only for `linear`.
-        """
-        if self.kind != "linear" or self.bias is None:
-            raise ValueError("only the linear decoder can start from a PCA basis")
-        columns = (basis.components * basis.variances.sqrt()[:, None]).T[:, : self.feature_dim]
-        self.weight.zero_()
-        self.weight[:, : columns.shape[1]] = columns
-        self.bias.copy_(basis.mean)
+    def codes(self, features: Tensor) -> Tensor:
+        """The codes [..., D] that decode to features [..., C] with the least squared error. Only for `linear`."""
+        if self.bias is None:
+            raise ValueError("only the linear decoder can be inverted")
+        return (features.to(self.bias) - self.bias) @ torch.linalg.pinv(self.weight).T
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [H, W, D] to [H, W, C]. For `linear` any leading shape [..., D] is accepted."""

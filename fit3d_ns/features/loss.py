@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fit3d_ns.features.patch_grid import pool_to_patch_grid, upsample_to_pixels
+from fit3d_ns.features.patch_grid import COUNTED_SHARE, counted, pool_to_patch_grid, upsample_to_pixels
 
 FeatureLossKind = Literal["l1", "cosine+l1"]
 FeatureSupervision = Literal["patch", "pixel"]
@@ -27,7 +27,7 @@ class FeatureComparison:
     target: Tensor
     """[h, w, C]."""
     weights: Tensor
-    """[h, w]: the unmasked share of each cell, zero below one half."""
+    """[h, w]: the unmasked share of each cell, zero where it does not count."""
     errors: Tensor
     """[h, w]: the rendered error that Gaussians learn."""
 
@@ -39,7 +39,8 @@ class FeatureComparison:
 
 def compare_features(
     rendered: Tensor,
-    batch: Mapping[str, Any],
+    target: Tensor,
+    mask: Tensor | None,
     decoder: Callable[[Tensor], Tensor],
     supervision: FeatureSupervision,
 ) -> FeatureComparison:
@@ -47,23 +48,23 @@ def compare_features(
 
     Args:
         rendered: [H, W, D + 1], blended features and, last, the learned error.
-        batch: `features` [h, w, C] and perhaps `mask` [.., .., 1] of the view.
+        target: [h, w, C], the backbone's map of the view, in any precision and on any device.
+        mask: [.., .., 1] of the view at any size, 1 = counts; None: all pixels do.
         decoder: [..., D] to [..., C].
         supervision: "patch" averages the rendering over the grid, "pixel" enlarges the map to the rendering.
     """
     height, width = rendered.shape[:2]
-    target = batch["features"].to(rendered.device, torch.float32)
-    mask = None
-    if "mask" in batch:
-        mask = batch["mask"].to(rendered.device, torch.float32)
+    target = target.to(rendered.device, torch.float32)
+    if mask is not None:
+        mask = mask.to(rendered.device, torch.float32)
         if mask.shape[:2] != (height, width):
             mask, _ = pool_to_patch_grid(mask, (height, width), None)
     if supervision == "patch":
         rendered, weights = pool_to_patch_grid(rendered, (target.shape[0], target.shape[1]), mask)
-        weights = torch.where(weights >= 0.5, weights, 0.0)
+        weights = counted(weights)
     else:
         target = upsample_to_pixels(target, height, width)
-        weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > 0.5).float()
+        weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > COUNTED_SHARE).float()
     return FeatureComparison(decoder(rendered[..., :-1]), target, weights, rendered[..., -1])
 
 

@@ -8,6 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COUNTED_SHARE = 0.5
+"""A patch of which less than this share counts (is unmasked, or covered by Gaussians) does not count at all."""
+
+
+def counted(shares: Tensor) -> Tensor:
+    """The weights of patches from their shares of pixels that count: the same, or zero below `COUNTED_SHARE`."""
+    return torch.where(shares >= COUNTED_SHARE, shares, 0.0)
+
 
 def pool_to_patch_grid(map: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average a pixel map over the cells of a patch grid; linear in `map` and differentiable.

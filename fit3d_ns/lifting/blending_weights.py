@@ -6,18 +6,23 @@ import numpy as np
 import torch
 
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry, Rows, View
-from fit3d_ns.rasterization import TILE_SIZE
+from fit3d_ns.rasterization import EPS2D, FAR_PLANE, TILE_SIZE
+from fit3d_ns.scene.render import NEAR_PLANE
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""A sparse matrix by rows (CSR): indptr int64, columns int32 and values float32."""
 
 
-def view_rows(geometry: Geometry, view: View) -> Rows:
+def view_rows(splats: Splats, view: PinholeView) -> Rows:
     """B of one view in CSR: indptr [h * w + 1], columns (Gaussians) and values; memory of the tile lists' entries."""
-    from fit3d_ns.rasterization.cpu import bin_gaussians
+    from fit3d_ns.rasterization.binning import bin_gaussians
     from fit3d_ns.rasterization.kernel_cache import load_kernels
     from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
     kernels = load_kernels("fit3d_ns.lifting._kernels")
-    means2d, ldl, opacities, depths, radii = _projected(geometry, view)
+    means2d, ldl, opacities, depths, radii = _projected(splats, view)
     h, w = view.grid
     share_y, share_x = _shares(h, view.height), _shares(w, view.width)
     mask = np.ones((view.height, view.width), np.float32)
@@ -50,26 +55,26 @@ def view_rows(geometry: Geometry, view: View) -> Rows:
     return indptr, columns, data
 
 
-def _projected(geometry: Geometry, view: View) -> tuple[np.ndarray, ...]:
+def _projected(splats: Splats, view: PinholeView) -> tuple[np.ndarray, ...]:
     """means2d [N, 2], ldl [N, 3], opacities [N], depths [N], radii [N] of one camera, as `rasterization` finds them."""
     from fit3d_ns.rasterization.cpu import Project
 
     with torch.no_grad():
         means2d, depths, ldl, compensations, _, radii = Project.apply(
-            geometry.means,
-            geometry.quats,
-            geometry.scales,
-            view.world_to_camera.to(geometry.means)[None],
-            view.K.to(geometry.means)[None],
+            splats.means,
+            splats.quats,
+            splats.scales,
+            view.world_to_camera.to(splats.means)[None],
+            view.K.to(splats.means)[None],
             view.width,
             view.height,
-            0.3,
+            EPS2D,
             NEAR_PLANE,
-            1e10,
+            FAR_PLANE,
             0.0,
         )
-        opacities = geometry.opacities
-        if geometry.rasterize_mode == "antialiased":
+        opacities = splats.opacities
+        if splats.rasterize_mode == "antialiased":
             opacities = opacities * compensations[0]
     return tuple(t.contiguous().numpy() for t in (means2d[0], ldl[0], opacities, depths[0], radii[0]))
 

@@ -11,8 +11,7 @@ least-squares problem in B (`fit3d_ns.lifting.solver`). There are two forms of B
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,59 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_ns.common.console import progress
-from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.rasterization import rasterization
-
-NEAR_PLANE = 0.01
-"""splatfacto's, in the Gaussians' frame."""
-
-MIN_COUNTED = 0.5
-"""A cell of which less than this share is unmasked does not count, as in the metrics of the method."""
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """Where Gaussians are and how opaque: all that decides B. float32 tensors on one device."""
-
-    means: Tensor
-    """[N, 3]"""
-    quats: Tensor
-    """[N, 4], wxyz, any length but zero"""
-    scales: Tensor
-    """[N, 3], linear"""
-    opacities: Tensor
-    """[N], in 0..1"""
-    rasterize_mode: Literal["classic", "antialiased"] = "classic"
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    def to(self, device: torch.device | str) -> Geometry:
-        """The same Gaussians on another device."""
-        means, quats, scales, opacities = (t.to(device) for t in (self.means, self.quats, self.scales, self.opacities))
-        return Geometry(means, quats, scales, opacities, self.rasterize_mode)
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A pinhole camera with its patch grid."""
-
-    world_to_camera: Tensor
-    """[4, 4], OpenCV axes."""
-    K: Tensor
-    """[3, 3] in pixels."""
-    width: int
-    height: int
-    grid: tuple[int, int]
-    """(h, w) of the patch grid, which spans the whole image."""
-    mask: Tensor | None = None
-    """[height, width], 1 = counts, 0 = left out; fractions are fine."""
-
-    def to(self, device: torch.device | str) -> View:
-        """The same view on another device."""
-        pose, K = self.world_to_camera.to(device), self.K.to(device)
-        mask = None if self.mask is None else self.mask.to(device)
-        return View(pose, K, self.width, self.height, self.grid, mask)
+from fit3d_ns.features.patch_grid import counted, pool_to_patch_grid
+from fit3d_ns.lifting.blending_weights import Rows, view_rows
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
 
 
 class PatchOperator(Protocol):
@@ -92,8 +43,8 @@ class PatchOperator(Protocol):
         """B^T diag(weights) B features: [N, D] and [P] to [N, D]."""
 
 
-def cell_weights(views: Sequence[View], device: torch.device | str = "cpu") -> Tensor:
-    """[P]: the unmasked share of every cell, zero below `MIN_COUNTED`."""
+def cell_weights(views: Sequence[PinholeView], device: torch.device | str = "cpu") -> Tensor:
+    """[P]: the unmasked share of every cell, zero where it does not count (`patch_grid.counted`)."""
     shares = []
     for view in views:
         share = torch.ones(view.grid)
@@ -101,33 +52,32 @@ def cell_weights(views: Sequence[View], device: torch.device | str = "cpu") -> T
             share, _ = pool_to_patch_grid(view.mask.float().cpu()[..., None], view.grid)
             share = share[..., 0]
         shares.append(share.reshape(-1))
-    weights = torch.cat(shares)
-    return torch.where(weights >= MIN_COUNTED, weights, 0.0).to(device)
+    return counted(torch.cat(shares)).to(device)
 
 
-def patch_operator(geometry: Geometry, views: Sequence[View]) -> PatchOperator:
-    """B in the form that suits the device of `geometry`."""
-    if geometry.means.device.type == "cpu":
-        return SparseOperator.build(geometry, views)
-    return RenderOperator(geometry, views)
+def patch_operator(splats: Splats, views: Sequence[PinholeView]) -> PatchOperator:
+    """B in the form that suits the device of `splats`."""
+    if splats.means.device.type == "cpu":
+        return SparseOperator.build(splats, views)
+    return RenderOperator(splats, views)
 
 
 class RenderOperator:
     """B without a matrix: memory of one view's rendering, on any device.
 
     Args:
-        geometry: the Gaussians.
+        splats: the Gaussians.
         views: at least one.
     """
 
-    def __init__(self, geometry: Geometry, views: Sequence[View]) -> None:
+    def __init__(self, splats: Splats, views: Sequence[PinholeView]) -> None:
         if not views:
             raise ValueError("no views to lift features from")
-        self.geometry = geometry
-        self.views = [view.to(geometry.means.device) for view in views]
-        self.num_gaussians = len(geometry)
+        self.splats = splats
+        self.views = [view.to(splats.means.device) for view in views]
+        self.num_gaussians = len(splats)
         self.num_cells = sum(view.grid[0] * view.grid[1] for view in views)
-        self.device = geometry.means.device
+        self.device = splats.means.device
 
     def apply(self, features: Tensor) -> Tensor:
         with torch.no_grad():
@@ -159,21 +109,8 @@ class RenderOperator:
             total += gradient
         return total
 
-    def _render(self, view: View, features: Tensor) -> Tensor:
-        geometry = self.geometry
-        image, _, _ = rasterization(
-            geometry.means,
-            geometry.quats,
-            geometry.scales,
-            geometry.opacities,
-            features,
-            view.world_to_camera.to(geometry.means)[None],
-            view.K.to(geometry.means)[None],
-            view.width,
-            view.height,
-            near_plane=NEAR_PLANE,
-            rasterize_mode=geometry.rasterize_mode,
-        )
+    def _render(self, view: PinholeView, features: Tensor) -> Tensor:
+        image, _, _ = rasterize(self.splats, features, view)
         mask = None if view.mask is None else view.mask.float()[..., None]
         pooled, _ = pool_to_patch_grid(image[0], view.grid, mask)
         return pooled.reshape(-1, features.shape[1])
@@ -192,7 +129,7 @@ class SparseOperator:
 
     device = torch.device("cpu")
 
-    def __init__(self, rows: tuple[np.ndarray, np.ndarray, np.ndarray], num_gaussians: int) -> None:
+    def __init__(self, rows: Rows, num_gaussians: int) -> None:
         import scipy.sparse
 
         indptr, columns, values = rows
@@ -204,14 +141,11 @@ class SparseOperator:
         self._column_bounds = _balanced(self._columns.indptr)
 
     @staticmethod
-    def build(geometry: Geometry, views: Sequence[View]) -> SparseOperator:
+    def build(splats: Splats, views: Sequence[PinholeView]) -> SparseOperator:
         """From the rasteriser's tile lists, one view at a time."""
         if not views:
             raise ValueError("no views to lift features from")
-        # Imported late: it compiles kernels at its first call and knows the classes above.
-        from fit3d_ns.lifting.blending_weights import view_rows
-
-        return SparseOperator(_stack(view_rows(geometry, view) for view in _shown(views)), len(geometry))
+        return SparseOperator(_stack(view_rows(splats, view) for view in _shown(views)), len(splats))
 
     def apply(self, features: Tensor) -> Tensor:
         return self._multiply(self.matrix, self._row_bounds, features, self.num_cells)
@@ -237,10 +171,7 @@ class SparseOperator:
         return out[:, :channels]
 
 
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _shown(views: Sequence[View]) -> Iterable[View]:
+def _shown(views: Sequence[PinholeView]) -> Iterable[PinholeView]:
     with progress("views") as bar:
         task = bar.add_task("Blending weights", total=len(views))
         for view in views:

@@ -23,13 +23,15 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size, rule_of
 from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.lifting.maps import LiftedFeatures, fit_space, lift_feature_maps
-from fit3d_ns.lifting.operator import NEAR_PLANE, Geometry, View, cell_weights, patch_operator
+from fit3d_ns.features.space import fit_space
+from fit3d_ns.lifting.maps import LiftedFeatures, lift_feature_maps
+from fit3d_ns.lifting.operator import cell_weights, patch_operator
 from fit3d_ns.lifting.solver import DEFAULT_OPTIONS, LiftOptions
-from fit3d_ns.rasterization import rasterization
-from fit3d_ns.scene.description import BackboneInfo, RasterizeMode, SceneInfo, Split, ViewInfo, resolve
+from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
-from fit3d_ns.scene.ply import Splats
+from fit3d_ns.scene.render import render_rgb
+from fit3d_ns.scene.splats import TENSORS, Splats
+from fit3d_ns.scene.views import PinholeView
 
 REPORT_FILE = "lifting.json"
 """Beside the export: how the features came about."""
@@ -59,13 +61,6 @@ class LiftScene:
     transform: np.ndarray
     """[3, 4], as in `SceneInfo`."""
     scale: float
-    rasterize_mode: RasterizeMode
-
-    def geometry(self, device: torch.device | str = "cpu") -> tuple[Geometry, Tensor]:
-        """The Gaussians' shape, and their SH coefficients [N, K, 3]."""
-        names = ("means", "quats", "scales", "opacities", "sh")
-        means, quats, scales, opacities, sh = (torch.from_numpy(getattr(self.splats, name)) for name in names)
-        return Geometry(means, quats, scales, opacities, self.rasterize_mode).to(device), sh.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +71,7 @@ class PosedMaps:
     photos: Sequence[np.ndarray]
     """Undistorted, uint8 RGB."""
     maps: FeatureMaps
-    cameras: list[View]
+    cameras: list[PinholeView]
     """At the size that the backbone sees."""
 
 
@@ -90,6 +85,8 @@ def posed_maps(
     """The backbone's features of a split of the views, from the cache where they are there; see `lift_scene`."""
     views = [view for view in scene.views if view.split == split]
     photos = _Photos(views, scene.images_root)
+    for view in views:  # a mask that does not fit is found before the backbone runs
+        _load_mask(view, scene.images_root)
     maps = extract_feature_maps(photos, config, cache_dir, device, [view.path for view in views])
     identity = backbone_fingerprint(config)
     pairs = zip(views, maps.grid_sizes, strict=True)
@@ -103,13 +100,9 @@ def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple
         InputError: the export or its images are not as they should be.
     """
     gaussians = FeatureGaussians.load(directory, images_root)
-    names = [field.name for field in dataclasses.fields(Splats)]
-    scene = gaussians.scene
-    splats = Splats(**{name: getattr(gaussians, name).numpy() for name in names})
-    root = Path(scene.images_root)
-    return LiftScene(
-        scene.scene, splats, scene.views, root, scene.units, scene.transform, scene.scale, scene.rasterize_mode
-    ), scene.backbone
+    scene, root = gaussians.scene, Path(gaussians.scene.images_root)
+    lifted = LiftScene(scene.scene, gaussians.splats, scene.views, root, scene.units, scene.transform, scene.scale)
+    return lifted, scene.backbone
 
 
 def lift_scene(
@@ -140,8 +133,8 @@ def lift_scene(
     train, held_out = parts["train"], parts["eval"]
     if not train.views:
         raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
-    geometry, sh = scene.geometry(device)
-    psnr = _color_psnr(geometry, sh, train)
+    splats = scene.splats.to(device)
+    psnr = _color_psnr(splats, train)
     if psnr < LEAST_PSNR:
         logger.warning(
             "The Gaussians of %s render to %.1f dB of its photos: they may not be in the cameras' frame, and features "
@@ -158,7 +151,7 @@ def lift_scene(
         len(space.mean),
         100 * space.explained,
     )
-    lifted = lift_feature_maps(geometry, train.cameras, train.maps, space, options)
+    lifted = lift_feature_maps(splats, train.cameras, train.maps, space, options)
     seconds = time.monotonic() - start
     seen = float(lifted.seen.float().mean())
     if seen < FEWEST_SEEN:
@@ -171,7 +164,7 @@ def lift_scene(
         "views": len(train.views),
         "feature_dim": len(space.scales),
         "explained_variance": space.explained,
-        "gaussians": len(geometry),
+        "gaussians": len(splats),
         "psnr": psnr,
         "unseen_gaussians": int((~lifted.seen).sum()),
         "iterations": lifted.iterations,
@@ -180,7 +173,7 @@ def lift_scene(
         "options": dataclasses.asdict(options),
     }
     if held_out.views:
-        report["held_out_cosine"] = held_out_cosine(geometry, lifted, held_out.cameras, held_out.maps)
+        report["held_out_cosine"] = held_out_cosine(splats, lifted, held_out.cameras, held_out.maps)
         logger.info("Held-out views: cosine %.3f.", report["held_out_cosine"])
     pairs = [pair for part in parts.values() for pair in zip(part.views, part.cameras, strict=True)]
     grids = {view.path: camera.grid for view, camera in pairs}
@@ -190,18 +183,18 @@ def lift_scene(
         backbone=BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__}),
         decoder="linear",
         decoder_resolution="patch",
-        num_gaussians=len(geometry),
+        num_gaussians=len(splats),
         feature_dim=len(space.scales),
         channels=len(space.mean),
         units=scene.units,
         transform=scene.transform,
         scale=scene.scale,
-        rasterize_mode=scene.rasterize_mode,
+        rasterize_mode=splats.rasterize_mode,
         images_root=str(scene.images_root),
         views=tuple(dataclasses.replace(view, grid=grids[view.path]) for view in scene.views),
     )
-    splats = {field.name: torch.from_numpy(getattr(scene.splats, field.name)) for field in dataclasses.fields(Splats)}
-    return FeatureGaussians(**splats, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
+    tensors = {name: getattr(scene.splats, name) for name in TENSORS}
+    return FeatureGaussians(**tensors, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
 
 
 def report_bytes(report: dict[str, Any]) -> bytes:
@@ -209,38 +202,27 @@ def report_bytes(report: dict[str, Any]) -> bytes:
     return (json.dumps(report, indent=1) + "\n").encode()
 
 
-def held_out_cosine(geometry: Geometry, lifted: LiftedFeatures, views: Sequence[View], maps: Sequence[Tensor]) -> float:
+def held_out_cosine(
+    splats: Splats, lifted: LiftedFeatures, views: Sequence[PinholeView], maps: Sequence[Tensor]
+) -> float:
     """Mean cosine between rendered and true features of `views` over all cells that count."""
     space = lifted.space.to(lifted.features.device)
     weights = cell_weights(views, lifted.features.device)
-    rendered = patch_operator(geometry, views).apply(lifted.features * space.scales)
+    rendered = patch_operator(splats, views).apply(space.coordinates(lifted.features))
     true = torch.cat([values.to(rendered.device, torch.float32).reshape(-1, len(space.mean)) for values in maps])
     cosines = F.cosine_similarity(space.decode(rendered), true, dim=-1)
     return float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
 
 
 @torch.no_grad()
-def _color_psnr(geometry: Geometry, sh: Tensor, posed: PosedMaps) -> float:
-    """PSNR (dB) of a few rendered views, their errors pooled; sh: [N, K, 3]."""
+def _color_psnr(splats: Splats, posed: PosedMaps) -> float:
+    """PSNR (dB) of a few rendered views, their errors pooled."""
     errors = []
     for index in range(0, len(posed.views), -(-len(posed.views) // _COMPARED_VIEWS)):
         view = posed.cameras[index]
-        image, _, _ = rasterization(
-            geometry.means,
-            geometry.quats,
-            geometry.scales,
-            geometry.opacities,
-            sh,
-            view.world_to_camera.to(sh)[None],
-            view.K.to(sh)[None],
-            view.width,
-            view.height,
-            near_plane=NEAR_PLANE,
-            sh_degree={1: 0, 4: 1, 9: 2, 16: 3}[sh.shape[1]],
-            rasterize_mode=geometry.rasterize_mode,
-        )
+        image, _ = render_rgb(splats, view)
         photo = cv2.resize(posed.photos[index], (view.width, view.height), interpolation=cv2.INTER_AREA)
-        errors.append((image[0].clamp(0, 1).cpu() - torch.from_numpy(photo) / 255).square().mean())
+        errors.append((image.cpu() - torch.from_numpy(photo) / 255).square().mean())
     return float(-10 * torch.log10(torch.stack(errors).mean().clamp_min(1e-10)))
 
 
@@ -273,16 +255,21 @@ class _Photos(Sequence[np.ndarray]):
         return np.ascontiguousarray(undistort(image, view.K, view.distortion, view.camera_model)[0])
 
 
-def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> View:
+def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> PinholeView:
     """The view at the size that the backbone sees it: every patch is then a square of whole pixels."""
-    K, width, height = view.pinhole()
+    pinhole = view.pinhole()
     rule = rule_of(identity["input_rule"])
-    seen_height, seen_width = input_size(height, width, identity["patch_size"], identity["max_size"], rule)
-    K = np.diag([seen_width / width, seen_height / height, 1.0]) @ K
-    mask = None
-    if view.mask_path is not None:
-        pixels = undistort_mask(load_mask(resolve(view.mask_path, root)), view.K, view.distortion, view.camera_model)
-        share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (seen_height, seen_width))
+    height, width = input_size(pinhole.height, pinhole.width, identity["patch_size"], identity["max_size"], rule)
+    mask, pixels = None, _load_mask(view, root)
+    if pixels is not None:
+        pixels = undistort_mask(pixels, view.K, view.distortion, view.camera_model)
+        share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (height, width))
         mask = share[..., 0]
-    pose = torch.from_numpy(view.world_to_camera)
-    return View(pose.float(), torch.from_numpy(K).float(), seen_width, seen_height, grid, mask)
+    seen = pinhole.resized(width, height)
+    return PinholeView(seen.world_to_camera.float(), seen.K.float(), width, height, grid, mask)
+
+
+def _load_mask(view: ViewInfo, root: Path) -> np.ndarray | None:
+    if view.mask_path is None:
+        return None
+    return load_mask(resolve(view.mask_path, root), (view.width, view.height))

@@ -6,6 +6,29 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from fit3d_ns.scene.views import PinholeView
+
+
+def pinhole_view(
+    camera: Cameras,
+    camera_to_worlds: Tensor,
+    downscale: int = 1,
+    grid: tuple[int, int] | None = None,
+    mask: Tensor | None = None,
+) -> PinholeView:
+    """One camera as everything outside `fit3d_ns.method` takes it; differentiable in its pose.
+
+    Args:
+        camera: of one image; only its intrinsics and size are used.
+        camera_to_worlds: its pose [1, 3, 4], perhaps corrected by a camera optimiser.
+        downscale: the image is 1/downscale of the camera's size.
+        grid: of patches; None: every pixel is one.
+        mask: [height, width] of the view.
+    """
+    K, width, height = pixel_grid(camera, downscale)
+    pose = world_to_camera(camera_to_worlds)
+    return PinholeView(pose.squeeze(0), K.squeeze(0), width, height, grid or (height, width), mask)
+
 
 def pixel_grid(camera: Cameras, downscale: int) -> tuple[Tensor, int, int]:
     """Intrinsics [1, 3, 3], width and height of the camera's image at 1/downscale of its size.

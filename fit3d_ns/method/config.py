@@ -16,7 +16,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method import release_0_1
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipelineConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 

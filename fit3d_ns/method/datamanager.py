@@ -20,7 +20,7 @@ from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.randomness import generator_state, set_generator_state
 from fit3d_ns.features.backbone import BackboneConfig
-from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
+from fit3d_ns.features.cache import FeatureMap, FeatureMaps, extract_feature_maps
 from fit3d_ns.features.pca import PCABasis, fit_pca
 
 Split = Literal["train", "eval"]
@@ -93,22 +93,8 @@ class _OpaqueImages(Sequence[np.ndarray]):
         return values.round().clamp(0, 255).to("cpu", torch.uint8).numpy()
 
 
-class _Batch(dict[str, Any]):
-    """A copy of a cached view whose `features` are read when somebody asks for them: colour alone never does."""
-
-    def __init__(self, view: dict[str, Any], maps: FeatureMaps) -> None:
-        super().__init__(view)
-        self._maps = maps
-
-    def __missing__(self, key: str) -> Any:
-        if key != "features":
-            raise KeyError(key)
-        self[key] = self._maps[self["image_idx"]]
-        return self[key]
-
-
 class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
-    """`FullImageDatamanager` whose batches also hold `features`: [h, w, C], half precision, on the patch grid.
+    """`FullImageDatamanager` whose batches also hold `features`, the backbone's map as a `FeatureMap`.
 
     While training everything is loaded at once, so that bad input stops the run before it starts. Otherwise
     (viewing, rendering, exporting) images and features are only read when somebody asks for them.
@@ -205,9 +191,8 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
     def _with_features(
         self, camera: Cameras, batch: dict[str, Any], maps: FeatureMaps
     ) -> tuple[Cameras, dict[str, Any]]:
-        # The model renders features for metrics only where there is something to compare them with.
-        camera.metadata = {**(camera.metadata or {}), "has_features": True}
-        return camera, _Batch(batch, maps)
+        """A held-out view with what its features are compared with, and the camera to render them from."""
+        return camera, {**batch, "features": FeatureMap(maps, batch["image_idx"]), "camera": camera}
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """The next view in the order of `sample_train_cameras`, as nerfstudio has it, without its copies."""
@@ -217,9 +202,9 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         if index not in self._train_views:
             # Slicing nerfstudio's cameras takes longer than what a small scene's loss does.
             camera = self.train_cameras[index : index + 1].to(self.device)
-            camera.metadata = {**(camera.metadata or {}), "cam_idx": index, "has_features": True}
+            camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
             self._train_views[index] = camera
-        batch = _Batch(self.cached_train[index], self.train_features)
+        batch = {**self.cached_train[index], "features": FeatureMap(self.train_features, index)}
         batch["image"] = batch["image"].to(self.device)
         return self._train_views[index], batch
 

@@ -1,32 +1,37 @@
-"""Splatfacto with a feature head: every Gaussian also carries a vector that decodes to backbone features."""
+"""The model that nerfstudio trains: splatfacto with a feature head."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, total_variation_loss
+from nerfstudio.models.splatfacto import RGB2SH, total_variation_loss
 from torch import Tensor
 from torch.nn import Parameter
 
-from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.features.loss import compare_features, feature_loss, feature_metrics
+from fit3d_ns.common.console import logger
+from fit3d_ns.features.loss import FeatureComparison, FeatureSupervision, compare_features, feature_metrics
 from fit3d_ns.features.patch_grid import as_squares
-from fit3d_ns.features.pca import ColorProjection, PCABasis
-from fit3d_ns.method.cameras import pixel_grid, world_to_camera
+from fit3d_ns.features.pca import ColorProjection
+from fit3d_ns.method.datamanager import Fit3DDatamanager
 from fit3d_ns.method.densification import CappedStrategy
-from fit3d_ns.method.feature_solve import start_features
+from fit3d_ns.method.feature_solve import starting_features, training_views
+from fit3d_ns.method.losses import (
+    PhotoComparison,
+    colour_loss,
+    compare_with_photo,
+    feature_losses,
+    needle_penalty,
+    psnr,
+)
 from fit3d_ns.method.lpips_metric import without_lpips_download
 from fit3d_ns.method.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model_config import Fit3DModelOptions
+from fit3d_ns.method.rendering import FeatureSplatfacto
 from fit3d_ns.method.viewer import FeatureViewer
-from fit3d_ns.photometric import ImageDifference, compare_images, composite
-from fit3d_ns.rasterization import rasterization
-
-GEOMETRY = ("means", "scales", "quats", "opacities")
-"""What says where a Gaussian is and how opaque; the rest is what it looks like."""
+from fit3d_ns.photometric import compare_images
 
 _SCHEDULES: dict[str, dict[str, Any]] = {
     "gsplat": {},
@@ -35,14 +40,15 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
 """What `densification` changes of splatfacto's settings."""
 
 
-class Fit3DModel(SplatfactoModel):
-    """Splatfacto whose Gaussians carry `features` [N, feature_dim] and `feature_errors` [N, 1].
+@dataclass
+class Fit3DModelConfig(Fit3DModelOptions):
+    """Splatfacto plus a feature head."""
 
-    `features` render like colour and decode to the backbone's feature space. `feature_errors` learns, with the
-    same blending, how far the decoded features are from what the backbone saw (1 - cosine), so that the error
-    can be looked at from any viewpoint. Both are entries of `gauss_params`: densification, culling and the
-    optimisers carry them like any other.
-    """
+    _target: type = field(default_factory=lambda: Fit3DModel)
+
+
+class Fit3DModel(FeatureSplatfacto):
+    """`FeatureSplatfacto` that trains: its start, densification, losses and metrics."""
 
     config: Fit3DModelConfig
     seed_points: tuple[Tensor, Tensor] | None
@@ -84,37 +90,13 @@ class Fit3DModel(SplatfactoModel):
         self._allocate_feature_space(channels=1)
         self.feature_viewer = FeatureViewer(self)
 
-    # ---- feature space
-
-    def _allocate_feature_space(self, channels: int) -> None:
-        device = self.means.device
-        self.decoder = FeatureDecoder(self.config.decoder, self.config.feature_dim, channels).to(device)
-        self.register_buffer("color_matrix", torch.zeros(3, channels, device=device))
-        self.register_buffer("color_offset", torch.zeros(3, device=device))
-
-    def set_feature_space(self, basis: PCABasis) -> None:
-        """Fix the backbone's feature space: size and start of the decoder, and the colours of `feature_pca`."""
-        self._allocate_feature_space(channels=len(basis.mean))
-        if self.config.decoder == "linear":
-            self.decoder.initialize_from_pca(basis)
-        self.set_color_projection(ColorProjection.from_basis(basis))
-
-    def set_color_projection(self, projection: ColorProjection) -> None:
-        """Use `projection` (from decoded features to RGB) for `feature_pca` from now on."""
-        self.color_matrix.copy_(projection.matrix)
-        self.color_offset.copy_(projection.offset)
-
-    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
-        self._allocate_feature_space(channels=dict["color_matrix"].shape[1])
-        super().load_state_dict(dict, **kwargs)
+    # ---- optimisation
 
     def set_extent(self, extent: float) -> None:
         """Measure the sizes of Gaussians and the steps of their positions in units of `extent` (see `scene_extent`)."""
         self.extent = extent
         if self.config.strategy == "default":
             self.strategy_state["scene_scale"] = extent
-
-    # ---- optimisation
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         return {name: [parameter] for name, parameter in self.gauss_params.items()}
@@ -135,244 +117,93 @@ class Fit3DModel(SplatfactoModel):
             lr=self.optimizers["means"].param_groups[0]["lr"],
         )
 
-    @property
-    def features_active(self) -> bool:
-        """Whether this training step has a feature loss."""
-        return self.config.feature_lift == "train" and self.step >= self.config.feature_start_step
-
-    @property
-    def features_missing(self) -> bool:
-        """Whether the features wait for the solve at the end of training."""
-        return self.config.feature_lift == "solve" and not bool(self.gauss_params["features"].any())
-
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         def start(step: int) -> None:
             trains = self.config.feature_lift == "train"
             if trains and step == self.config.feature_start_step and attributes.pipeline is not None:
-                start_features(self, attributes.pipeline.datamanager)
+                self._start_features(attributes.pipeline.datamanager)
 
         location = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
         return [*super().get_training_callbacks(attributes), TrainingCallback(location, start)]
 
-    # ---- rendering
-
-    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
-        """Render one camera.
-
-        Returns:
-            `rgb` [H, W, 3], `accumulation` [H, W, 1], `depth` [H, W, 1] (scene units; None in training unless
-            asked for) and `background`. For views with a feature map: `features` [H, W, feature_dim + 1], the
-            blended features and, last, the learned error (one map: slicing would copy it in every backward).
-            Outside training: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a point was clicked
-            in the viewer, `similarity` [H, W, 1].
-        """
-        optimized = self.training
-        camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if optimized else camera.camera_to_worlds
-        outputs: dict[str, Any]
-        gaussians = self._cropped_gaussians()
-        if gaussians["means"].shape[0] == 0:
-            width, height = int(camera.width.item()), int(camera.height.item())
-            outputs = self.get_empty_outputs(width, height, self.background_color.to(self.device))
-            empty = outputs["accumulation"]
-            return {**outputs, "feature_pca": empty.expand(-1, -1, 3), "feature_error": empty}
-        viewmat = world_to_camera(camera_to_worlds)
-        K, width, height = pixel_grid(camera, self._get_downscale_factor())
-        self.last_size = (height, width)
-
-        with_depth = self.config.output_depth_during_training or not self.training
-        colors, sh_degree = self._colors(gaussians)
-        render, alpha, self.info = self._rasterize(
-            gaussians,
-            colors,
-            *(viewmat, K, width, height),
-            render_mode="RGB+ED" if with_depth else "RGB",
-            sh_degree=sh_degree,
-            absgrad=self.training and self.strategy.absgrad,
-        )
-        if self.training:
-            self.strategy.step_pre_backward(
-                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+    def _start_features(self, datamanager: Fit3DDatamanager) -> None:
+        """What training starts from, as the configuration says (`feature_init`)."""
+        if self.config.feature_init == "zeros":
+            return
+        if self.config.decoder != "linear":
+            logger.warning(
+                "Features start at zero: back-projection needs the linear decoder, and this run has %r.",
+                self.config.decoder,
             )
-        background = self._get_background_color()
-        render, alpha = render.squeeze(0), alpha.squeeze(0)  # not by index: its backward fills an image with zeros
-        rgb = composite(render[..., :3] if with_depth else render, alpha, background)
-        cam_idx = (camera.metadata or {}).get("cam_idx")
-        if self.config.use_bilateral_grid and self.training and cam_idx is not None:
-            rgb = self._apply_bilateral_grid(rgb[None], cam_idx, height, width).reshape(height, width, 3)
-        depth = None
-        if with_depth:
-            depth = torch.where(alpha > 0, render[..., 3:4], render[..., 3:4].detach().max())
-        outputs = {
-            "rgb": rgb,
-            "depth": depth,
-            "accumulation": alpha,
-            "background": background if self.training else background.expand(height, width, 3),
-        }
-        if not self.training:
-            outputs.update(self.feature_viewer.outputs(gaussians, viewmat, K, width, height))
-        has_features = (camera.metadata or {}).get("has_features", False)
-        if has_features and (not self.training or self.features_active):
-            downscale = self.config.feature_downscale if self.training else 1
-            K, width, height = pixel_grid(camera, self._get_downscale_factor() * downscale)
-            outputs.update(self._render_features(gaussians, viewmat, K, width, height))
-        return outputs
-
-    def _cropped_gaussians(self) -> dict[str, Tensor]:
-        gaussians = dict(self.gauss_params.items())
-        if self.crop_box is None or self.training:
-            return gaussians
-        inside = self.crop_box.within(self.means).squeeze()
-        return {name: values[inside] for name, values in gaussians.items()}
-
-    def _colors(self, gaussians: dict[str, Tensor]) -> tuple[Tensor, int | None]:
-        if self.config.sh_degree == 0:
-            return torch.sigmoid(gaussians["features_dc"]), None
-        coefficients = torch.cat((gaussians["features_dc"][:, None, :], gaussians["features_rest"]), dim=1)
-        return coefficients, min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
-
-    def _render_features(
-        self, gaussians: dict[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int
-    ) -> dict[str, Tensor]:
-        held = {name: v.detach() if name in GEOMETRY else v for name, v in gaussians.items()}
-        features, errors, size = gaussians["features"], gaussians["feature_errors"], (width, height)
-        if self.config.couple_geometry:
-            maps = [
-                self.rasterize_channels(gaussians, features, viewmat, K, *size),
-                self.rasterize_channels(held, errors, viewmat.detach(), K, *size),
-            ]
-            return {"features": torch.cat(maps, dim=-1)}
-        channels = torch.cat([features, errors], dim=1)
-        return {"features": self.rasterize_channels(held, channels, viewmat.detach(), K, *size)}
-
-    def rasterize_channels(
-        self, gaussians: dict[str, Tensor], channels: Tensor, viewmat: Tensor, K: Tensor, width: int, height: int
-    ) -> Tensor:
-        """Blend any per-Gaussian `channels` [N, D] into a map [H, W, D] over a background of zeros.
-
-        Args:
-            gaussians: raw parameters, as in `gauss_params`.
-            channels: [N, D].
-            viewmat: [1, 4, 4] world to camera, OpenCV axes.
-            K: [1, 3, 3] intrinsics in pixels.
-        """
-        render, _, _ = self._rasterize(gaussians, channels, viewmat, K, width, height)
-        return render[0]
-
-    def _rasterize(
-        self,
-        gaussians: dict[str, Tensor],
-        colors: Tensor,
-        viewmat: Tensor,
-        K: Tensor,
-        width: int,
-        height: int,
-        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
-        sh_degree: int | None = None,
-        absgrad: bool = False,
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        return rasterization(
-            means=gaussians["means"],
-            quats=gaussians["quats"],
-            scales=torch.exp(gaussians["scales"]),
-            opacities=torch.sigmoid(gaussians["opacities"]).squeeze(-1),
-            colors=colors,
-            viewmats=viewmat,
-            Ks=K,
-            width=width,
-            height=height,
-            packed=False,
-            near_plane=0.01,
-            far_plane=1e10,
-            render_mode=render_mode,
-            sh_degree=sh_degree,
-            absgrad=absgrad,
-            rasterize_mode=self.config.rasterize_mode,
-        )
-
-    def decode_gaussians(self, features: Tensor) -> Tensor:
-        """Decode isolated feature vectors [M, D] to [M, C], each as if its whole neighbourhood had its value."""
-        if self.decoder.kind == "linear":
-            return self.decoder(features)
-        return features @ self.decoder.weight.sum((2, 3)).T
+            return
+        views = training_views(datamanager, self.camera_optimizer, self.device)
+        features = starting_features(self.splats().detached(), views, datamanager.train_features, self.decoder)
+        self.gauss_params["features"].data.copy_(features)
 
     # ---- losses and metrics
 
-    def _photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """The photo [H, W, 3] in 0..1 as the rendering should be: at its size, over its background."""
-        if "photo" not in outputs:
-            outputs["photo"] = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        photo: Tensor = outputs["photo"]
-        return photo
+    def compare_with_photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> PhotoComparison:
+        """How far the rendering is from the photo, for `losses` and `metrics`."""
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        mask = self._downscale_if_required(batch["mask"]).to(self.device) if "mask" in batch else None
+        return compare_with_photo(outputs["rgb"], photo, mask, self.config.masked_pixels, self.config.ssim_border)
 
-    def _difference(self, outputs: dict[str, Any], batch: dict[str, Any]) -> ImageDifference:
-        """How far the rendering is from the photo, masked pixels as the configuration says (`masked_pixels`)."""
-        if "difference" not in outputs:
-            photo, rendered = self._photo(outputs, batch), outputs["rgb"]
-            if "mask" in batch:
-                mask = self._downscale_if_required(batch["mask"]).to(self.device)
-                if self.config.masked_pixels == "rendered":
-                    photo = torch.where(mask > 0.5, photo, rendered.detach())
-                else:
-                    photo, rendered = photo * mask, rendered * mask
-            outputs["difference"] = compare_images(rendered, photo, self.config.ssim_border)
-        difference: ImageDifference = outputs["difference"]
-        return difference
+    def compare_features(
+        self, outputs: dict[str, Any], batch: dict[str, Any], supervision: FeatureSupervision
+    ) -> FeatureComparison | None:
+        """The features of a view beside the backbone's; None in training steps without a feature loss."""
+        if (self.training and "features" not in outputs) or "features" not in batch:
+            return None
+        rendered = outputs["features"] if self.training else self.render_features(batch["camera"])
+        return compare_features(rendered, batch["features"].load(), batch.get("mask"), self.decoder, supervision)
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        return self.metrics(self.compare_with_photo(outputs, batch))
+
+    def metrics(self, compared: PhotoComparison) -> dict[str, Any]:
         """Cheap figures of the training view: PSNR and the number of Gaussians."""
-        if "mask" in batch:
-            error = (outputs["rgb"].detach() - self._photo(outputs, batch)).square().mean()
-        else:
-            error = self._difference(outputs, batch).squared
-        metrics = {"psnr": -10 * torch.log10(error.clamp_min(1e-10)), "gaussian_count": self.num_points}
+        metrics = {"psnr": psnr(compared.squared), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """splatfacto's losses and those of the features; the photo is compared once for losses and metrics."""
-        difference = self._difference(outputs, batch)
-        share = self.config.ssim_lambda
+        return self.losses(outputs, batch, self.compare_with_photo(outputs, batch))
+
+    def losses(self, outputs: dict[str, Any], batch: dict[str, Any], compared: PhotoComparison) -> dict[str, Tensor]:
+        """splatfacto's losses and those of the features."""
+        config = self.config
+        # splatfacto looks for needles in every tenth step.
+        needles = config.use_scale_regularization and self.step % 10 == 0
         losses = {
-            "main_loss": (1 - share) * difference.l1 + share * (1 - difference.ssim),
-            "scale_reg": self._scale_penalty(),
+            "main_loss": colour_loss(compared.difference, config.ssim_lambda),
+            "scale_reg": needle_penalty(self.scales, config.max_gauss_ratio)
+            if needles
+            else torch.zeros((), device=self.device),
         }
         if self.training:
             self.camera_optimizer.get_loss_dict(losses)
-            if self.config.use_bilateral_grid:
+            if config.use_bilateral_grid:
                 losses["tv_loss"] = 10 * total_variation_loss(self.bil_grids.grids)
-        if "features" in outputs:
-            compared = compare_features(outputs["features"], batch, self.decoder, self.config.feature_supervision)
-            loss, cosine = feature_loss(*compared.maps, self.config.feature_loss)
-            if self.config.masked_pixels == "rendered":
-                loss = loss * compared.weights.mean()  # the mean over all cells, those left out as zeros
-            losses["feature_loss"] = self.config.feature_loss_weight * loss
-            residual = compared.errors - (1 - cosine.detach())
-            weights = compared.weights
-            losses["feature_error_loss"] = (weights * residual.square()).sum() / weights.sum().clamp_min(1e-6)
-        if self.config.strategy == "mcmc" and self.training:
+        features = self.compare_features(outputs, batch, config.feature_supervision)
+        if features is not None:
+            losses |= feature_losses(features, config.feature_loss, config.feature_loss_weight, config.masked_pixels)
+        if config.strategy == "mcmc" and self.training:
             losses["mcmc_reg"] = opacity_and_scale_penalty(
-                self.opacities, self.scales, self.config.mcmc_opacity_reg, self.config.mcmc_scale_reg
+                self.opacities, self.scales, config.mcmc_opacity_reg, config.mcmc_scale_reg
             )
         return losses
 
-    def _scale_penalty(self) -> Tensor:
-        """PhysGaussian's penalty on needles, every tenth step (splatfacto's `use_scale_regularization`)."""
-        if not self.config.use_scale_regularization or self.step % 10 != 0:
-            return torch.zeros((), device=self.device)
-        longest, shortest = self.scales.amax(dim=-1), self.scales.amin(dim=-1)
-        limit = self.config.max_gauss_ratio
-        return 0.1 * (torch.exp(longest - shortest).clamp_min(limit) - limit).mean()
-
+    @torch.no_grad()
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR, SSIM (LPIPS where its weights are), and on the patch grid `feature_l1` and `feature_cosine`."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         metrics = {name: value for name, value in metrics.items() if value == value}  # LPIPS missing: NaN
-        if "features" in outputs:
-            compared = compare_features(outputs["features"], batch, self.decoder, "patch")
+        compared = self.compare_features(outputs, batch, "patch")
+        if compared is not None:
             metrics.update(feature_metrics(*compared.maps))
             colors = ColorProjection(self.color_matrix, self.color_offset)
             height, width = outputs["rgb"].shape[:2]

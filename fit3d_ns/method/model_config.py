@@ -1,28 +1,22 @@
-"""Configuration of the model: splatfacto's fields and those of the feature head."""
+"""Options of the model: splatfacto's and those of the feature head."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import FeatureLossKind, FeatureSupervision
+from fit3d_ns.method.losses import MaskedPixels
 from fit3d_ns.photometric import Border
 
 
-def _model_class() -> type:
-    from fit3d_ns.method.model import Fit3DModel  # imports this module
-
-    return Fit3DModel
-
-
 @dataclass
-class Fit3DModelConfig(SplatfactoModelConfig):
-    """Splatfacto plus a feature head."""
+class Fit3DModelOptions(SplatfactoModelConfig):
+    """splatfacto's options and those of the feature head; `fit3d_ns.method.model.Fit3DModelConfig` names the model."""
 
-    _target: type = field(default_factory=_model_class)
     feature_dim: int = 64
     """Channels of the feature vector that each Gaussian carries."""
     decoder: Literal["linear", "conv3x3"] = "linear"
@@ -49,7 +43,7 @@ class Fit3DModelConfig(SplatfactoModelConfig):
     is seen (needs the linear decoder; seconds), or zeros as in the paper."""
     feature_downscale: int = 1
     """Render features at 1/d of the image size while training (metrics and exports use the full size)."""
-    masked_pixels: Literal["black", "rendered"] = "black"
+    masked_pixels: MaskedPixels = "black"
     """What masked pixels count as: black in photo and rendering, and left out of the features' mean (as in
     splatfacto); or as what is rendered there, in photo and feature map (as in the paper: they count as no error)."""
     ssim_border: Border = "valid"

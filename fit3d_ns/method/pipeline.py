@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import profiler
+from torch import Tensor
 
 from fit3d_ns.common.errors import exits_on_input_error
 from fit3d_ns.method.cameras import camera_extent
@@ -43,6 +45,15 @@ class Fit3DPipeline(VanillaPipeline):
             self.model.set_feature_space(self.datamanager.feature_basis)
         if config.model.scene_extent == "cameras":
             self.model.set_extent(camera_extent(self.datamanager.train_dataset.cameras.camera_to_worlds))
+
+    @profiler.time_function
+    def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+        """nerfstudio's training step, where losses and metrics share one comparison with the photo."""
+        camera, batch = self.datamanager.next_train(step)
+        outputs = self._model(camera)
+        compared = self.model.compare_with_photo(outputs, batch)
+        metrics = self.model.metrics(compared)
+        return outputs, self.model.losses(outputs, batch, compared), metrics
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:  # type: ignore[override]
         """Load a checkpoint strictly.

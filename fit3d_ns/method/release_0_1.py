@@ -14,7 +14,7 @@ MOVED = {
     "fit3d_ns.config": "fit3d_ns.method.config",
     "fit3d_ns.datamanager": "fit3d_ns.method.datamanager",
     "fit3d_ns.model": "fit3d_ns.method.model",
-    "fit3d_ns.model_config": "fit3d_ns.method.model_config",
+    "fit3d_ns.model_config": "fit3d_ns.method.model",
     "fit3d_ns.pipeline": "fit3d_ns.method.pipeline",
     "fit3d_ns.trainer": "fit3d_ns.method.trainer",
 }

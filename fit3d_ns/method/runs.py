@@ -19,24 +19,25 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
-from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.lifting.scene import LiftScene
+from fit3d_ns.method.activation import activated
 from fit3d_ns.method.captures import dataparser_of, parsed_views, training_poses
 from fit3d_ns.method.config import fit3d_features  # also names the types in nerfstudio's checkpoints safe to load
 from fit3d_ns.method.config_file import load_config
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipeline
 from fit3d_ns.method.run_folder import last_checkpoint, scene_of, use_found_paths
-from fit3d_ns.scene.description import RasterizeMode, ViewInfo
-from fit3d_ns.scene.ply import Splats, read_splat_ply
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.description import ViewInfo
+from fit3d_ns.scene.ply import read_splat_ply
 
 
 def read_config(path: Path, model: type[SplatfactoModelConfig] = Fit3DModelConfig) -> TrainerConfig:
@@ -176,16 +177,14 @@ def scene_from_run(config_path: Path) -> tuple[LiftScene, BackboneConfig]:
     if manager.data is not None:
         parser.data = Path(manager.data)
     views, root, outputs = parsed_views(parser, training_poses(config, state))
-    model = config.pipeline.model
     scene = LiftScene(
         name=config.experiment_name or config_path.parent.name,
-        splats=_splats(parameters, model.sh_degree),
+        splats=activated(parameters, config.pipeline.model),
         views=views,
         images_root=root,
         units="arbitrary",
         transform=outputs.dataparser_transform.double().numpy()[:3, :4],
         scale=float(outputs.dataparser_scale),
-        rasterize_mode=model.rasterize_mode,
     )
     is_ours = isinstance(manager, Fit3DDatamanagerConfig)
     return scene, manager.backbone if is_ours else fit3d_features.config.pipeline.datamanager.backbone
@@ -206,7 +205,7 @@ def scene_from_ply(
     Raises:
         InputError: whatever is missing or wrong.
     """
-    splats = read_splat_ply(ply)
+    splats = read_splat_ply(ply, rasterize_mode)
     if splats.sh.shape[1] > 16:
         raise InputError(f"{ply} has spherical harmonics of degree 4; exports hold degree 0 to 3.")
     transform, scale = _read_transforms(dataparser_transforms)
@@ -225,21 +224,6 @@ def scene_from_ply(
         units="arbitrary",
         transform=transform,
         scale=scale,
-        rasterize_mode=rasterize_mode,
-    )
-
-
-def _splats(parameters: dict[str, Tensor], sh_degree: int) -> Splats:
-    base = parameters["features_dc"]
-    if sh_degree == 0:
-        base = RGB2SH(torch.sigmoid(base))  # splatfacto keeps plain colours then
-    sh = torch.cat([base[:, None], parameters["features_rest"]], dim=1)
-    return Splats(
-        means=parameters["means"].numpy(),
-        quats=parameters["quats"].numpy(),
-        scales=torch.exp(parameters["scales"]).numpy(),
-        opacities=torch.sigmoid(parameters["opacities"]).squeeze(-1).numpy(),
-        sh=sh.numpy(),
     )
 
 

@@ -18,7 +18,8 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.common.randomness import RandomStream
 from fit3d_ns.common.temporaries import sweep_leftovers, temporaries
-from fit3d_ns.method.feature_solve import solve_model_features
+from fit3d_ns.lifting.maps import LiftedFeatures
+from fit3d_ns.method.feature_solve import solved_features, training_views
 from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
 from fit3d_ns.method.pipeline import Fit3DPipeline
 
@@ -92,8 +93,14 @@ class Fit3DTrainer(Trainer):
         model = self.pipeline.model
         if model.config.feature_lift == "solve":
             with self.train_lock:
-                solve_model_features(model, self.pipeline.datamanager)
+                model.set_features(self._solved_features())
         super()._after_train()
+
+    def _solved_features(self) -> LiftedFeatures:
+        model, datamanager = self.pipeline.model, self.pipeline.datamanager
+        views = training_views(datamanager, model.camera_optimizer, model.device)
+        basis, maps = datamanager.feature_basis, datamanager.train_features
+        return solved_features(model.splats().detached(), views, maps, model.config.feature_dim, basis)
 
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +13,36 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerClick, ViewerC
 from torch import Tensor, nn
 
 from fit3d_ns.common.console import logger
+from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.pca import ColorProjection, PCAAccumulator
-
-if TYPE_CHECKING:
-    from fit3d_ns.method.model import Fit3DModel
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
 
 _MAX_PCA_GAUSSIANS = 50_000
 _PROBE_FOCAL = 1000.0
 """Focal length, in pixels, of the 1x1 camera that looks along a click: about the footprint of one screen pixel."""
+
+
+class FeatureModel(Protocol):
+    """What the viewer needs of a model with features."""
+
+    decoder: FeatureDecoder
+    color_matrix: Tensor
+    """[3, C] and `color_offset` [3]: from decoded features to the colours of `feature_pca`."""
+    color_offset: Tensor
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def gauss_params(self) -> Mapping[str, Tensor]: ...
+
+    def splats(self) -> Splats: ...
+
+    def decode_gaussians(self, features: Tensor) -> Tensor: ...
+
+    def set_color_projection(self, projection: ColorProjection) -> None: ...
 
 
 class FeatureViewer(nn.Module):
@@ -33,7 +56,7 @@ class FeatureViewer(nn.Module):
         model: the model whose Gaussians are shown.
     """
 
-    def __init__(self, model: Fit3DModel) -> None:
+    def __init__(self, model: FeatureModel) -> None:
         super().__init__()
         self._model = weakref.ref(model)
         self._query: Tensor | None = None
@@ -45,17 +68,20 @@ class FeatureViewer(nn.Module):
     # ---- outputs
 
     @torch.no_grad()
-    def outputs(
-        self, gaussians: dict[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int
-    ) -> dict[str, Tensor]:
+    def outputs(self, splats: Splats, features: Tensor, errors: Tensor, view: PinholeView) -> dict[str, Tensor]:
         """Pictures of the features from one camera.
+
+        Args:
+            splats: the Gaussians that are shown, N of the model's.
+            features: what they carry, [N, D].
+            errors: and the error they have learned, [N, 1].
+            view: the camera.
 
         Returns:
             `feature_pca` [H, W, 3] in 0..1, `feature_error` [H, W, 1] (1 - cosine, 0..2) and, once a point was
             picked, `similarity` [H, W, 1] (cosine, negative values cut off).
         """
         model, query = self._require_model(), self._query
-        features = gaussians["features"]
         # A linear decoder commutes with blending: project every Gaussian to 3 colours and blend those, instead
         # of all channels. A similarity is not linear, and a convolution mixes pixels: these need the channels.
         early = model.decoder.kind == "linear" and query is None
@@ -64,10 +90,8 @@ class FeatureViewer(nn.Module):
         if early and colors.bias is not None:
             features = F.linear(features, colors.weight)
             offset = offset + colors.bias
-        render = model.rasterize_channels(
-            gaussians, torch.cat([features, gaussians["feature_errors"]], dim=1), viewmat, K, width, height
-        )
-        blended, error = render[..., :-1], render[..., -1:]
+        image, _, _ = rasterize(splats, torch.cat([features, errors], dim=1), view)
+        blended, error = image[0, ..., :-1], image[0, ..., -1:]
         pca = (blended if early else colors(blended)) + offset
         outputs = {"feature_pca": pca.clamp(0, 1), "feature_error": error.clamp(0, 2)}
         if query is not None:
@@ -92,7 +116,7 @@ class FeatureViewer(nn.Module):
         """Fit the colours of `feature_pca` to the Gaussians' own features, weighted by opacity."""
         model = self._require_model()
         features = model.gauss_params["features"]
-        opacities = torch.sigmoid(model.gauss_params["opacities"]).squeeze(-1)
+        opacities = model.splats().opacities
         step = max(1, len(features) // _MAX_PCA_GAUSSIANS)
         decoded = model.decode_gaussians(features[::step])
         accumulator = PCAAccumulator(decoded.shape[-1])
@@ -120,11 +144,10 @@ class FeatureViewer(nn.Module):
         """
         model = self._require_model()
         with self._lock():
-            viewmat = look_along(origin.float(), direction.float()).to(model.device)[None]
-            K = torch.tensor([[_PROBE_FOCAL, 0, 0.5], [0, _PROBE_FOCAL, 0.5], [0, 0, 1]], device=model.device)[None]
-            gaussians = dict(model.gauss_params.items())
-            pixel = model.rasterize_channels(gaussians, gaussians["features"], viewmat, K, 1, 1)
-            self._query = model.decode_gaussians(pixel[0])[0]
+            K = torch.tensor([[_PROBE_FOCAL, 0, 0.5], [0, _PROBE_FOCAL, 0.5], [0, 0, 1]])
+            view = PinholeView(look_along(origin.float(), direction.float()), K, 1, 1, grid=(1, 1))
+            pixel, _, _ = rasterize(model.splats(), model.gauss_params["features"], view)
+            self._query = model.decode_gaussians(pixel[0, 0])[0]
         self._rerender()
 
     def clear_query(self) -> None:
@@ -133,7 +156,7 @@ class FeatureViewer(nn.Module):
 
     # ---- the viewer behind the buttons (none while training without one)
 
-    def _require_model(self) -> Fit3DModel:
+    def _require_model(self) -> FeatureModel:
         model = self._model()
         assert model is not None, "the viewer outlived its model"
         return model

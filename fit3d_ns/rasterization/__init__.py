@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 
 TILE_SIZE = 16
+FAR_PLANE = 1e10
+EPS2D = 0.3
+"""Pixels squared, added to the diagonal of projected covariances: the low-pass filter of 3DGS."""
 RasterizeMode = Literal["classic", "antialiased"]
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
@@ -38,9 +41,9 @@ def rasterization(
     width: int,
     height: int,
     near_plane: float = 0.01,
-    far_plane: float = 1e10,
+    far_plane: float = FAR_PLANE,
     radius_clip: float = 0.0,
-    eps2d: float = 0.3,
+    eps2d: float = EPS2D,
     sh_degree: int | None = None,
     packed: bool = False,
     tile_size: int = TILE_SIZE,

@@ -8,8 +8,6 @@ weights are found again in the backward pass.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,37 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fit3d_ns.common.console import logger
+from fit3d_ns.rasterization.binning import TileLists, bin_gaussians
 from fit3d_ns.rasterization.buffers import empty, zeros
-from fit3d_ns.rasterization.kernel_cache import load_kernels
+from fit3d_ns.rasterization.kernels import kernels
 from fit3d_ns.rasterization.threads import kernel_launch, thread_count
 
 # Up to this many channels are blended in registers, more go through a matrix product per tile.
 NARROW = 4
-
-_kernels: Any = None
-
-
-@dataclass(frozen=True)
-class _Kernels:
-    projection: Any
-    sh: Any
-    binning: Any
-    blend: Any
-    wide: Any
-
-
-def kernels() -> _Kernels:
-    """The kernel modules, imported at first use so that importing the package stays quick."""
-    global _kernels
-    if _kernels is None:
-        names = [field.name for field in fields(_Kernels)]
-        modules = _Kernels(**{name: load_kernels(f"fit3d_ns.rasterization._{name}_kernels") for name in names})
-        compiled = Path(modules.projection.project._cache.cache_path)
-        if not any(compiled.glob("_projection_kernels.project-*.nbi")):
-            logger.info("compiling the CPU rasteriser's kernels: about a minute, once per installation")
-        _kernels = modules
-    return _kernels
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -153,44 +127,6 @@ class SHColors(torch.autograd.Function):
         return g_means, torch.from_numpy(g_centers.sum(0).astype(np.float32)), g_coefficients, None, None
 
 
-@dataclass
-class TileLists:
-    """The seen Gaussians of one camera, packed in depth order, and their lists per tile (row-major)."""
-
-    ids: np.ndarray  # [M] int32, index of each packed Gaussian
-    packed: np.ndarray  # [M * 12] float32
-    lists: np.ndarray  # [I] int32, packed indices
-    offsets: np.ndarray  # [tiles + 1] int64
-    bounds: np.ndarray  # [threads + 1] int64, tile ranges of the threads
-
-
-def bin_gaussians(
-    means2d: np.ndarray,
-    ldl: np.ndarray,
-    opacities: np.ndarray,
-    depths: np.ndarray,
-    radii: np.ndarray,
-    width: int,
-    height: int,
-) -> TileLists:
-    """Depth order and tile lists of one camera. Call inside `kernel_launch`."""
-    binning = kernels().binning
-    parts = thread_count()
-    tile_w, tile_h = math.ceil(width / binning.TILE), math.ceil(height / binning.TILE)
-    ids = binning.depth_order(depths.view(np.uint32), radii, opacities)
-    packed = np.empty(ids.size * binning.STRIDE, np.float32)
-    first_row, row_count = np.empty(ids.size, np.int32), np.empty(ids.size, np.int32)
-    binning.pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count)
-    row_start = binning.exclusive_sum(row_count)
-    spans = np.empty((2, int(row_start[-1])), np.int32)
-    cursors = np.zeros((parts, tile_w * tile_h + 1), np.int64)
-    binning.tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, spans, cursors)
-    offsets = binning.tile_offsets(cursors)
-    lists = np.empty(int(offsets[-1]), np.int32)
-    binning.fill_tiles(parts, row_start, spans, cursors, lists)
-    return TileLists(ids, packed, lists, offsets, binning.balanced_ranges(parts, offsets))
-
-
 class Blend(torch.autograd.Function):
     """means2d, ldl, opacities, colors [1 or C, N, D], backgrounds -> images [C, H, W, D], alphas [C, H, W, 1]."""
 
@@ -263,12 +199,12 @@ class Blend(torch.autograd.Function):
         if not narrow:
             palette = _padded(palette)
         tile_w = math.ceil(width / 16)
-        blend, wide, binning = kernels().blend, kernels().wide, kernels().binning
+        blend, wide, parting = kernels().blend, kernels().wide, kernels().part
         with kernel_launch():
             for c in range(n_cameras):
                 t: TileLists = ctx.tiles[c]
                 parts, seen = t.bounds.size - 1, t.ids.size
-                slots, used = binning.part_slots(t.bounds, t.offsets, t.lists, seen)
+                slots, used = parting.part_slots(t.bounds, t.offsets, t.lists, seen)
                 grads = zeros(used * blend.GRADS if narrow or wants_geometry else 0)
                 common = (ctx.size, tile_w)
                 maps = (canvas[c], ctx.final_t[c], g_canvas[c], g_cover[c])

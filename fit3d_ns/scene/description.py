@@ -11,27 +11,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 
-from fit3d_ns.capture.checks import rotation_fault
+from fit3d_ns.capture.cameras import distortion_fault, finite, matrix_fault, pose_fault, transform_fault
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.json_object import Array, JsonObject
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.storage import FeatureStorage
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from fit3d_ns.scene.views import PinholeView
 
 FORMAT_VERSIONS: dict[FeatureStorage, int] = {"fp16": 1, "int8": 2}
 """The version that exports with these features are written in."""
 
-RasterizeMode = Literal["classic", "antialiased"]
 Split = Literal["train", "eval"]
 DecoderResolution = Literal["patch", "pixel"]
 
@@ -89,9 +88,10 @@ class ViewInfo:
     grid: tuple[int, int]
     """(h, w) of the backbone's patch grid for this view."""
 
-    def pinhole(self) -> tuple[Array, int, int]:
-        """K [3, 3], width and height of the undistorted view."""
-        return undistorted_camera(self.K, self.distortion, self.width, self.height, self.camera_model)
+    def pinhole(self) -> PinholeView:
+        """The undistorted view, float64 on the CPU, without its mask."""
+        K, width, height = undistorted_camera(self.K, self.distortion, self.width, self.height, self.camera_model)
+        return PinholeView(torch.from_numpy(self.world_to_camera), torch.from_numpy(K), width, height, self.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class SceneInfo:
                 f"{source} has export format version {version!r}, but this program reads {readable_versions()}; "
                 f"export the scene again with this version, or use the fit3d that wrote it."
             )
-        return _parse_scene(_Reader(source, "", data, remedy), version)
+        return _parse_scene(JsonObject(source, "", data, remedy), version)
 
 
 def readable_versions() -> str:
@@ -187,79 +187,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class _Reader:
-    """Typed access to a JSON object; every failure names the file and the field."""
-
-    def __init__(self, source: Path, place: str, data: Any, remedy: str) -> None:
-        self.source, self.place, self.remedy = source, place, remedy
-        if not isinstance(data, Mapping):
-            raise self.fault("", "is not an object")
-        self.data = data
-
-    def fault(self, key: str, complaint: str) -> InputError:
-        name = f"{self.place}.{key}".strip(".")
-        return InputError(f"{self.source}: {name!r} {complaint}; {self.remedy}.")
-
-    def _get(self, key: str) -> Any:
-        if key not in self.data:
-            raise self.fault(key, "is missing")
-        return self.data[key]
-
-    def child(self, key: str) -> _Reader:
-        return _Reader(self.source, f"{self.place}.{key}".strip("."), self._get(key), self.remedy)
-
-    def children(self, key: str) -> list[_Reader]:
-        values = self._get(key)
-        if not isinstance(values, list):
-            raise self.fault(key, "is not a list")
-        return [_Reader(self.source, f"{key}[{i}]", value, self.remedy) for i, value in enumerate(values)]
-
-    def text(self, key: str) -> str:
-        value = self._get(key)
-        if not isinstance(value, str):
-            raise self.fault(key, f"is {value!r}, not a text")
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> Any:
-        value = self._get(key)
-        if value not in allowed:
-            raise self.fault(key, f"is {value!r}, not one of {', '.join(allowed)}")
-        return value
-
-    def hash(self, key: str) -> str:
-        value = self.text(key)
-        if len(value) != 64 or set(value) - set("0123456789abcdef"):
-            raise self.fault(key, "is not a SHA-256 in hexadecimal")
-        return value
-
-    def integer(self, key: str, minimum: int | None = 1) -> int:
-        value = self._get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
-            bound = "" if minimum is None else f" of at least {minimum}"
-            raise self.fault(key, f"is {value!r}, not an integer{bound}")
-        return value
-
-    def positive(self, key: str) -> float:
-        value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.fault(key, f"is {value!r}, not a positive number")
-        return float(value)
-
-    def numbers(self, key: str, *shape: int) -> Array:
-        try:
-            array = np.array(self._get(key), dtype=np.float64)
-        except (TypeError, ValueError):
-            array = np.empty(0)
-        if array.shape != shape or not np.isfinite(array).all():
-            raise self.fault(key, f"is not {'x'.join(map(str, shape))} finite numbers")
-        return array
-
-    def triple(self, key: str) -> tuple[float, float, float]:
-        a, b, c = self.numbers(key, 3).tolist()
-        return a, b, c
-
-
-def _parse_scene(data: _Reader, version: int) -> SceneInfo:
+def _parse_scene(data: JsonObject, version: int) -> SceneInfo:
     scene = SceneInfo(
         scene=require_scene_name(data.text("scene"), f"{data.source}: 'scene'", data.remedy),
         backbone=_parse_backbone(data.child("backbone")),
@@ -279,14 +207,17 @@ def _parse_scene(data: _Reader, version: int) -> SceneInfo:
     if not scene.views:
         raise data.fault("views", "is empty")
     # Not always a rotation: it holds whatever applied_transform the capture tool wrote.
-    if abs(np.linalg.det(scene.transform[:, :3])) < 1e-12:
-        raise data.fault("transform", "cannot be inverted")
+    fault = transform_fault(scene.transform)
+    if fault:
+        raise data.fault("transform", fault)
+    if finite(scene.scale) is None:
+        raise data.fault("scale", f"is {scene.scale:g}, too large a number")
     if scene.channels != scene.backbone.embed_dim:
         raise data.fault("channels", f"is {scene.channels}, but the backbone has {scene.backbone.embed_dim}")
     return scene
 
 
-def _parse_backbone(data: _Reader) -> BackboneInfo:
+def _parse_backbone(data: JsonObject) -> BackboneInfo:
     return BackboneInfo(
         name=data.text("name"),
         layer=data.integer("layer", minimum=None),
@@ -301,25 +232,27 @@ def _parse_backbone(data: _Reader) -> BackboneInfo:
     )
 
 
-def _parse_view(data: _Reader) -> ViewInfo:
-    K = data.numbers("K", 3, 3)
-    if K[0, 0] <= 0 or K[1, 1] <= 0 or K[2].tolist() != [0, 0, 1]:
-        raise data.fault("K", "is not a camera matrix (positive focal lengths, last row 0 0 1)")
+def _parse_view(data: JsonObject) -> ViewInfo:
+    width, height = data.integer("width"), data.integer("height")
+    K, distortion = data.numbers("K", 3, 3), data.numbers("distortion", 6)
     world_to_camera = data.numbers("world_to_camera", 4, 4)
-    fault = rotation_fault(world_to_camera[:3, :3])
-    if world_to_camera[3].tolist() != [0, 0, 0, 1]:
-        fault = "does not end in the row 0 0 0 1"
-    if fault:
-        raise data.fault("world_to_camera", fault)
+    faults = {
+        "K": matrix_fault(K, width, height),
+        "distortion": distortion_fault(distortion),
+        "world_to_camera": pose_fault(world_to_camera, 4),
+    }
+    for key, fault in faults.items():
+        if fault:
+            raise data.fault(key, fault)
     grid = data.numbers("grid", 2).tolist()
     if any(side < 1 or side != int(side) for side in grid):
         raise data.fault("grid", "is not two positive integers")
     return ViewInfo(
         path=data.text("path"),
-        width=data.integer("width"),
-        height=data.integer("height"),
+        width=width,
+        height=height,
         K=K,
-        distortion=data.numbers("distortion", 6),
+        distortion=distortion,
         camera_model=data.choice("camera_model", CAMERA_MODELS),
         world_to_camera=world_to_camera,
         mask_path=None if data.data.get("mask_path") is None else data.text("mask_path"),

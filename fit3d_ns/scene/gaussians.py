@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,45 +27,46 @@ from torch import Tensor
 from fit3d_ns.common.atomic import atomic_directory
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.temporaries import sweep_leftovers
+from fit3d_ns.rasterization import RasterizeMode
 from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, readable_versions, resolve
 from fit3d_ns.scene.place import GAUSSIANS_FILE, SCENE_FILE, SPLAT_FILE, not_an_export, require_same_export
-from fit3d_ns.scene.ply import Splats, write_splat_ply
+from fit3d_ns.scene.ply import write_splat_ply
+from fit3d_ns.scene.splats import SH_DEGREES, TENSORS, Splats
 from fit3d_ns.scene.storage import FeatureStorage, dequantize, quantize
 
 _DECODER_PREFIX = "decoder."
 _SCALE = "features_scale"
 _UNIT_TOLERANCE = 1e-3
-_SH_COEFFICIENTS = (1, 4, 9, 16)
 _TRAIN_AGAIN = "training diverged or was set up wrongly: train again, perhaps with a lower learning rate"
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureGaussians:
+class FeatureGaussians(Splats):
     """N Gaussians that carry colour and D feature channels each, with their decoder and their scene.
 
-    All tensors are float32 on one device. On disk the features are as `SceneInfo.feature_storage` says.
+    All tensors are float32 on one device. On disk the features are as `SceneInfo.feature_storage` says, and quaternions
+    are of unit length. The Gaussians lie in the frame that `SceneInfo.transform` leads to.
     """
 
-    means: Tensor
-    """[N, 3], in the Gaussians' frame (see `SceneInfo.transform`)."""
-    quats: Tensor
-    """[N, 4], wxyz, unit length."""
-    scales: Tensor
-    """[N, 3], linear: standard deviations along the three axes."""
-    opacities: Tensor
-    """[N], in 0..1."""
-    sh: Tensor
-    """[N, K, 3], spherical harmonics of the colour, K = (degree + 1)^2 for degree 0 to 3."""
     features: Tensor
     """[N, D]."""
     decoder: dict[str, Tensor]
     """State of a `fit3d_ns.features.decoder.FeatureDecoder`, by kind:
     "linear" has weight [C, D] and bias [C]; "conv3x3" has weight [C, D, 3, 3] and no bias."""
     scene: SceneInfo
+    rasterize_mode: RasterizeMode = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rasterize_mode", self.scene.rasterize_mode)
 
     @property
     def num_gaussians(self) -> int:
-        return self.means.shape[0]
+        return len(self)
+
+    @property
+    def splats(self) -> Splats:
+        """The Gaussians without their features."""
+        return Splats(*(getattr(self, name) for name in TENSORS), rasterize_mode=self.rasterize_mode)
 
     def to(self, device: torch.device | str) -> FeatureGaussians:
         """The same scene on another device."""
@@ -115,9 +116,7 @@ class FeatureGaussians:
                 "scene_sha256": hashlib.sha256(text).hexdigest(),
             }
             save_file(tensors, temporary / GAUSSIANS_FILE, metadata=metadata)
-            names = [field.name for field in dataclasses.fields(Splats)]
-            splats = Splats(**{name: tensors[name].numpy() for name in names})
-            write_splat_ply(temporary / SPLAT_FILE, splats)
+            write_splat_ply(temporary / SPLAT_FILE, Splats(*(tensors[name] for name in TENSORS)))
             for name, content in (extra_files or {}).items():
                 (temporary / name).write_bytes(content)
 
@@ -160,7 +159,7 @@ class FeatureGaussians:
         return named | {_DECODER_PREFIX + name: tensor for name, tensor in self.decoder.items()}
 
 
-_GAUSSIAN_FIELDS = ("means", "quats", "scales", "opacities", "sh", "features")
+_GAUSSIAN_FIELDS = (*TENSORS, "features")
 
 
 def check_scene_images(scene: SceneInfo, directory: Path) -> None:
@@ -286,7 +285,7 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
         fit = (scales > 0) & (128 * scales).isfinite()
         require(bool(fit.all()), f"some values of {_SCALE!r} are not positive, or beyond float32 when multiplied")
 
-    require(tensors["sh"].shape[1] in _SH_COEFFICIENTS, "the number of SH coefficients is not 1, 4, 9 or 16")
+    require(tensors["sh"].shape[1] in SH_DEGREES, "the number of SH coefficients is not 1, 4, 9 or 16")
     low, high = tensors["opacities"].aminmax()
     require(bool(low >= 0) and bool(high <= 1), f"opacities lie in {low:g}..{high:g} instead of 0..1")
     require(bool(tensors["scales"].min() > 0), "some scales are not positive")

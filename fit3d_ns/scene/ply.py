@@ -8,13 +8,15 @@ of the opacity, the logarithms of the scales, and the quaternion rot_* (w x y z)
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.splats import TENSORS, Splats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,24 +38,8 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Splats:
-    """Gaussians without features: float32 arrays of equal length N."""
-
-    means: Array
-    """[N, 3]"""
-    quats: Array
-    """[N, 4], wxyz"""
-    scales: Array
-    """[N, 3], linear (standard deviations)"""
-    opacities: Array
-    """[N], in 0..1"""
-    sh: Array
-    """[N, K, 3], K = (degree + 1)^2"""
-
-
 def write_splat_ply(path: Path, splats: Splats) -> None:
-    """Write Gaussians as a standard 3DGS PLY file; see the module for the layout."""
+    """Write Gaussians (on the CPU) as a standard 3DGS PLY file; see the module for the layout."""
     count, coefficients = splats.sh.shape[:2]
     names = _property_names(coefficients)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
@@ -65,8 +51,12 @@ def write_splat_ply(path: Path, splats: Splats) -> None:
             file.write(_to_rows(splats, rows, len(names)).tobytes())
 
 
-def read_splat_ply(path: Path) -> Splats:
+def read_splat_ply(path: Path, rasterize_mode: RasterizeMode = "classic") -> Splats:
     """Read a 3DGS PLY file (binary little endian; any order of properties; further properties are ignored).
+
+    Args:
+        path: the file.
+        rasterize_mode: how its Gaussians were trained, which the file does not say.
 
     Raises:
         InputError: the file is missing, truncated, or no 3DGS file.
@@ -100,11 +90,12 @@ def read_splat_ply(path: Path) -> Splats:
     with np.errstate(over="ignore"):  # exp overflows to infinity for opacity 0, which is right
         opacities = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
     return Splats(
-        means=columns("x", "y", "z"),
-        quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        scales=np.exp(columns("scale_0", "scale_1", "scale_2")),
-        opacities=opacities,
-        sh=sh,
+        means=torch.from_numpy(columns("x", "y", "z")),
+        quats=torch.from_numpy(columns("rot_0", "rot_1", "rot_2", "rot_3")),
+        scales=torch.from_numpy(np.exp(columns("scale_0", "scale_1", "scale_2"))),
+        opacities=torch.from_numpy(opacities),
+        sh=torch.from_numpy(sh),
+        rasterize_mode=rasterize_mode,
     )
 
 
@@ -118,15 +109,15 @@ def _property_names(coefficients: int) -> list[str]:
 
 
 def _to_rows(splats: Splats, rows: slice, width: int) -> Array:
-    means, sh = splats.means[rows], splats.sh[rows]
+    means, quats, scales, opacities, sh = (getattr(splats, name)[rows].numpy() for name in TENSORS)
     table = np.zeros((len(means), width), dtype="<f4")
     table[:, 0:3] = means
     table[:, 6:9] = sh[:, 0]
     table[:, 9 : width - 8] = sh[:, 1:].transpose(0, 2, 1).reshape(len(means), width - 17)
-    opacities = splats.opacities[rows].astype(np.float64).clip(_OPACITY_MARGIN, 1.0 - _OPACITY_MARGIN)
+    opacities = opacities.astype(np.float64).clip(_OPACITY_MARGIN, 1.0 - _OPACITY_MARGIN)
     table[:, -8] = np.log(opacities) - np.log1p(-opacities)
-    table[:, -7:-4] = np.log(splats.scales[rows])
-    table[:, -4:] = splats.quats[rows]
+    table[:, -7:-4] = np.log(scales)
+    table[:, -4:] = quats
     return table
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fit3d_ns.rasterization import rasterization
+from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
-
-if TYPE_CHECKING:
-    from fit3d_ns.scene.gaussians import FeatureGaussians
 
 NEAR_PLANE = 0.01
 """splatfacto's, in the Gaussians' frame, so that everything renders as its checkpoint did."""

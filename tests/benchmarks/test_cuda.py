@@ -10,11 +10,13 @@ import torch
 from benchmarks import cuda
 from benchmarks.cuda import FeatureStep, rows_of
 from benchmarks.lifting import DIM, Problem
-from benchmarks.rasterization import GEOMETRY
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.rasterization import rasterization
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.splats import TENSORS, Splats
+from fit3d_ns.scene.views import PinholeView
 from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, backbone_info, write_export
 
+Call = tuple[Splats, torch.Tensor, PinholeView]
 CHANNELS = backbone_info(BACKBONE).embed_dim
 
 
@@ -24,27 +26,27 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What the rasteriser was given."""
-    given = list[dict[str, Any]]()
+    given = list[Call]()
 
-    def remember(**inputs: Any) -> Any:
-        given.append(inputs)
-        return rasterization(**inputs)
+    def remember(splats: Splats, channels: torch.Tensor, view: PinholeView) -> Any:
+        given.append((splats, channels, view))
+        return rasterize(splats, channels, view)
 
-    monkeypatch.setattr(cuda, "rasterization", remember)
+    monkeypatch.setattr(cuda, "rasterize", remember)
     return given
 
 
-def test_both_steps_teach_features_and_decoder_and_no_geometry(problem: Problem, calls: list[dict[str, Any]]) -> None:
+def test_both_steps_teach_features_and_decoder_and_no_geometry(problem: Problem, calls: list[Call]) -> None:
     step = FeatureStep.of(problem)
     linear, convolution = FeatureDecoder("linear", DIM, CHANNELS), FeatureDecoder("conv3x3", DIM, CHANNELS)
     for run, decoder in ((step.ours, linear), (step.published, convolution)):
         run(decoder)
-        call = calls[-1]
-        assert (call["width"], call["height"], call["colors"].shape[1]) == (WIDTH, HEIGHT, 64), "full resolution"
-        for name in GEOMETRY:
-            assert not call[name].requires_grad, name
+        splats, channels, view = calls[-1]
+        assert (view.width, view.height, channels.shape[1]) == (WIDTH, HEIGHT, 64), "full resolution"
+        for name in TENSORS:
+            assert not getattr(splats, name).requires_grad, name
         assert decoder.weight.grad is not None
         assert bool(decoder.weight.grad.any())
         assert step.features.grad is not None

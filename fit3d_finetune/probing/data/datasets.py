@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from fit3d_finetune.probing.data.export_views import read_export
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, PinholeCamera
-from fit3d_finetune.probing.metrics import VOID
+from fit3d_finetune.probing.data.labelled_images import VOID, LabelledImage, LabelledImages, PinholeCamera
+from fit3d_ns.capture.cameras import finite, pose_fault
+from fit3d_ns.capture.checks import check_intrinsics
+from fit3d_ns.capture.lens import PERSPECTIVE_MODELS
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.gaussians import SCENE_FILE
 
-# nerfstudio's names of cameras that are pinhole cameras where their distortion is zero.
-PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -33,7 +33,12 @@ def read_posed_scene(path: Path) -> LabelledImages:
     frames = transforms.get("frames") if isinstance(transforms, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) and "file_path" in frame for frame in frames):
         raise InputError(f"{path / 'transforms.json'} is no nerfstudio capture: it must list frames with a file_path.")
-    scale = float(transforms.get("depth_unit_scale_factor", 1e-3))
+    scale = finite(transforms.get("depth_unit_scale_factor", 1e-3))
+    if scale is None or scale <= 0:
+        raise InputError(
+            f"depth_unit_scale_factor in {path / 'transforms.json'} is {transforms['depth_unit_scale_factor']!r}, no "
+            "positive number of metres: correct it."
+        )
     images = []
     for frame in sorted(frames, key=lambda frame: str(frame["file_path"])):
         label, depth = frame.get("semantic_file_path"), frame.get("depth_file_path")
@@ -44,7 +49,7 @@ def read_posed_scene(path: Path) -> LabelledImages:
                 label_path=None if label is None else path / label,
                 depth_path=None if depth is None else path / depth,
                 depth_scale=scale,
-                camera=_pinhole({**transforms, **frame}),
+                camera=_pinhole(path / "transforms.json", transforms, frame),
             )
         )
     labelled = any(image.label_path is not None for image in images)
@@ -148,21 +153,30 @@ def _require_files(data: LabelledImages, place: str) -> None:
         raise InputError(f"{place}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}.")
 
 
-def _pinhole(camera: dict[str, Any]) -> PinholeCamera | None:
+def _pinhole(path: Path, transforms: dict[str, Any], frame: dict[str, Any]) -> PinholeCamera | None:
+    """The camera of a frame; None if it has no pose, no focal length, or a lens that is no pinhole.
+
+    Raises:
+        InputError: numbers that cannot be a camera's.
+    """
+    camera = {**frame, **transforms}  # as nerfstudio, which prefers what the whole file says
+    if "transform_matrix" not in frame or "fl_x" not in camera:
+        return None
+    name = f"frame {frame['file_path']}"
+    fault = pose_fault(frame["transform_matrix"], 3, 4)
+    if fault:
+        raise InputError(f"transform_matrix of {name} in {path} {fault}: correct it, or remove this image.")
+    width, height = check_intrinsics(path, transforms, frame, name)
     if camera.get("camera_model", "OPENCV") not in PERSPECTIVE_MODELS:
         return None
-    if any(float(camera.get(name, 0)) != 0 for name in ("k1", "k2", "k3", "k4", "p1", "p2")):
+    distortion = camera.get("distortion_params", [camera.get(key, 0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")])
+    if any(float(value) != 0 for value in distortion):
         return None
-    try:
-        K = np.array([[camera["fl_x"], 0, camera["cx"]], [0, camera["fl_y"], camera["cy"]], [0, 0, 1]], np.float64)
-        pose = np.array(camera["transform_matrix"], np.float64)
-    except (KeyError, ValueError, TypeError):
-        return None
-    if pose.shape == (3, 4):
-        pose = np.vstack([pose, [0, 0, 0, 1]])
+    fx, fy, cx, cy = (float(camera[key]) for key in ("fl_x", "fl_y", "cx", "cy"))
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+    pose = np.vstack([np.array(frame["transform_matrix"], np.float64)[:3], [0, 0, 0, 1]])
     # From nerfstudio's axes (y up, looking along -z) to OpenCV's.
-    pose = pose @ np.diag([1.0, -1.0, -1.0, 1.0])
-    return PinholeCamera(K, pose, (int(camera["h"]), int(camera["w"])) if "h" in camera and "w" in camera else None)
+    return PinholeCamera(K, pose @ np.diag([1.0, -1.0, -1.0, 1.0]), (height, width))
 
 
 def _read_classes(folder: Path, required: bool) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask
 from fit3d_ns.scene.description import ViewInfo, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_depth
+from fit3d_ns.scene.views import PinholeView
 
 MAX_SIZE = 640
 """Longest side in pixels of the depth maps; larger views are rendered smaller."""
@@ -40,21 +41,20 @@ class ExportImage(LabelledImage):
         return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
     def size(self) -> tuple[int, int]:
-        _, width, height = self.view.pinhole()
-        return height, width
+        pinhole = self.view.pinhole()
+        return pinhole.height, pinhole.width
 
     @torch.no_grad()
     def consistency_view(self, scene: str) -> ConsistencyView:
         """Its geometry in the Gaussians' frame and unit; depth is unknown (0) under the mask and where alpha is low."""
-        K, width, height = _shrunk_camera(self.view, MAX_SIZE)
-        pose = torch.from_numpy(self.view.world_to_camera)
-        depth = render_depth(self.gaussians, pose, torch.from_numpy(K), width, height)
+        pinhole = _shrunk(self.view.pinhole(), MAX_SIZE)
+        depth = render_depth(self.gaussians, pinhole)
         mask = load_pinhole_mask(self.view, Path(self.gaussians.scene.images_root))
         if mask is not None:
             # "area", so that a pixel counts only if nothing of it is masked.
-            share = F.interpolate(mask[None, None].float(), (height, width), mode="area")[0, 0]
+            share = F.interpolate(mask[None, None].float(), (pinhole.height, pinhole.width), mode="area")[0, 0]
             depth = depth * (share == 1).to(depth)
-        return ConsistencyView(depth.cpu().numpy(), K, np.linalg.inv(self.view.world_to_camera), scene)
+        return ConsistencyView(depth.cpu().numpy(), pinhole.K.numpy(), np.linalg.inv(self.view.world_to_camera), scene)
 
 
 def read_export(path: Path, images_root: Path | None = None) -> LabelledImages:
@@ -76,10 +76,7 @@ def read_export(path: Path, images_root: Path | None = None) -> LabelledImages:
     return LabelledImages(str(path), tuple(images))
 
 
-def _shrunk_camera(view: ViewInfo, max_size: int) -> tuple[Array, int, int]:
-    """K, width and height of the undistorted view with the longest side at most `max_size`."""
-    K, width, height = view.pinhole()
-    factor = min(1.0, max_size / max(width, height))
-    small = (max(1, round(width * factor)), max(1, round(height * factor)))
-    scaling = np.diag([small[0] / width, small[1] / height, 1.0])
-    return scaling @ K, *small
+def _shrunk(view: PinholeView, max_size: int) -> PinholeView:
+    """The view with its longest side at most `max_size`."""
+    factor = min(1.0, max_size / max(view.width, view.height))
+    return view.resized(*(max(1, round(side * factor)) for side in (view.width, view.height)))

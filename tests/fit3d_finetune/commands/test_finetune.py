@@ -155,10 +155,19 @@ def test_weights_from_a_file_must_be_given(refused: Refused, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("targets", ["gaussians", "mirror"])
-def test_exports_that_give_no_valid_target_pixel(refused: Refused, tmp_path: Path, targets: str) -> None:
+def test_masks_that_leave_nothing(refused: Refused, tmp_path: Path, targets: str) -> None:
     nothing = np.zeros((HEIGHT, WIDTH), dtype=bool)
     write_export(tmp_path / "runs" / "plane", mask=nothing)
-    assert f"{tmp_path / 'runs' / 'plane'} gives no target" in refused("--targets", targets)
+    assert "0.png is zero everywhere, which leaves nothing of its image" in refused("--targets", targets)
+
+
+@pytest.mark.parametrize("targets", ["gaussians", "mirror"])
+def test_exports_that_give_no_valid_target_pixel(refused: Refused, tmp_path: Path, targets: str) -> None:
+    hardly_anything = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    hardly_anything[0, 0] = True
+    write_export(tmp_path / "runs" / "plane", mask=hardly_anything)
+    sentence = refused("--targets", targets, "--uncovered", "ignore")
+    assert f"{tmp_path / 'runs' / 'plane'} gives no target" in sentence
 
 
 def test_a_mask_of_another_size(refused: Refused, tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def decoded(gaussians: FeatureGaussians, features: Tensor) -> Tensor:
 
 def naive_target(gaussians: FeatureGaussians, view: int, mask: Tensor) -> Tensor:
     """decode and pool in float64, in the order in which the decoder was trained."""
-    info = gaussians.scene.views[view]
-    pose, K = torch.from_numpy(info.world_to_camera), torch.from_numpy(info.K)
-    features, _ = render_features(gaussians, pose, K, WIDTH, HEIGHT)
+    features, _ = render_features(gaussians, gaussians.scene.views[view].pinhole())
     if gaussians.scene.decoder_resolution == "pixel":
         return pooled(decoded(gaussians, features.double()), mask)
     return decoded(gaussians, pooled(features.double(), mask))
@@ -89,8 +87,7 @@ def test_patches_that_the_gaussians_leave_uncovered_do_not_count(tmp_path: Path)
     scene = scene_of(tmp_path, across=(0.0, 4.0))
     store = store_of(tmp_path, scene)
     for view, info in enumerate(scene.views):
-        pose, K = torch.from_numpy(info.world_to_camera), torch.from_numpy(info.K)
-        _, alpha = render_features(scene.load(), pose, K, WIDTH, HEIGHT)
+        _, alpha = render_features(scene.load(), info.pinhole())
         cover = pooled(alpha, torch.ones(HEIGHT, WIDTH, dtype=torch.bool))[..., 0]
         assert store.get(0, view).weights.tolist() == (cover >= 0.5).float().tolist()
     weights = store.get(0, 1).weights

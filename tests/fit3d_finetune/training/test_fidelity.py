@@ -133,9 +133,7 @@ def photo(scene: Scene, view: int) -> Tensor:
 
 def full_size_target(gaussians: FeatureGaussians, view: int) -> Tensor:
     """The decoded rendering [C, H, W], before it is brought to any grid."""
-    info = gaussians.scene.views[view]
-    pose, K = torch.from_numpy(info.world_to_camera).float(), torch.from_numpy(info.K).float()
-    features, _ = render_features(gaussians, pose, K, WIDTH, HEIGHT)
+    features, _ = render_features(gaussians, gaussians.scene.views[view].pinhole())
     return F.conv2d(features.permute(2, 0, 1)[None], gaussians.decoder["weight"], padding=1)[0]
 
 
@@ -341,8 +339,8 @@ def test_keeping_targets_as_fp16_moves_them_by_less_than_a_thousandth(recording:
 @item("Near plane")
 def test_gaussians_are_drawn_from_a_hundredth_of_the_unit_on(recording: Recording) -> None:
     gaussians = recording.scenes[0].load()
-    view = gaussians.scene.views[0]
-    pose, K = torch.from_numpy(view.world_to_camera).float(), torch.from_numpy(view.K).float()
+    view = gaussians.scene.views[0].pinhole()
+    pose = view.world_to_camera.float()
 
     def drawn(depth: float) -> bool:
         place = torch.linalg.inv(pose) @ torch.tensor([0.0, 0.0, depth, 1.0])
@@ -354,7 +352,7 @@ def test_gaussians_are_drawn_from_a_hundredth_of_the_unit_on(recording: Recordin
             scene=dataclasses.replace(gaussians.scene, num_gaussians=1),
             **one,
         )
-        return bool(render_features(alone, pose, K, WIDTH, HEIGHT)[1].max() > 0.1)
+        return bool(render_features(alone, view)[1].max() > 0.1)
 
     assert [drawn(depth) for depth in (0.005, 0.05, 0.19, 0.3)] == [False, True, True, True]
 

@@ -93,6 +93,16 @@ def test_named_splits_pass(capture: Path) -> None:
     check_transforms(capture)
 
 
+def test_what_ns_process_data_writes_passes(capture: Path) -> None:
+    """Whole numbers as floats, and its own change of axes."""
+    axes = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]]
+    write(capture, read(capture) | {"w": 32.0, "h": 24.0, "applied_transform": axes, "applied_scale": 0.01})
+    check_transforms(capture)
+    tiny = (1e-6 * np.array(axes)).tolist()
+    write(capture, read(capture) | {"applied_transform": tiny})
+    check_transforms(capture)
+
+
 def drop_image(capture: Path, meta: Meta) -> None:
     for i in range(4):
         (capture / f"images/{i}.png").unlink()
@@ -224,6 +234,50 @@ FAULTS: list[tuple[str, Callable[[Path, Meta], None], str]] = [
     ("fl_y text", change_meta("fl_y", "wide"), r"\"fl_y\" in .*transforms\.json is 'wide', not a positive number"),
     ("cx NaN", change_meta("cx", float("nan")), r'"cx" in .*transforms\.json is nan, not a finite number; correct'),
     ("fl_y of one", negative_focal_length_of_one, r'"fl_y" in frame 2 \(images/2\.png\) of .* is -3.0, not a positive'),
+    (
+        "fl_x huge",
+        change_meta("fl_x", 1e300),
+        r'"fl_x" in .*transforms\.json is 1e\+300, not a positive number; correct',
+    ),
+    (
+        "fl_y long",
+        change_meta("fl_y", 1e9),
+        r'"fl_y" in .* is 1e\+09, which no lens has for images of 32x24 .*; correct',
+    ),
+    ("fl_y short", change_meta("fl_y", 1e-9), r'"fl_y" in .* is 1e-09, which no lens has for images of 32x24 .*; corr'),
+    ("cx far", change_meta("cx", -1e7), r'"cx" in .* is -1e\+07, far outside images of 32x24 pixels; correct it'),
+    (
+        "w broken",
+        change_meta("w", 32.7),
+        r'"w" in .*transforms\.json is 32\.7, not a whole number of pixels; correct it',
+    ),
+    ("k1 huge", change_meta("k1", 1e300), r"distortion in .*transforms\.json is not six numbers .*; correct it"),
+    ("pose far", change_pose(0, 3, 1e300), r"frame 3 \(images/3\.png\) in .* has NaN or infinite values; correct it"),
+    (
+        "applied_transform singular",
+        change_meta("applied_transform", [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]),
+        r"applied_transform in .*transforms\.json cannot be inverted; create the file again with ns-process-data",
+    ),
+    (
+        "applied_transform of 2 rows",
+        change_meta("applied_transform", pose(0)[:2]),
+        r"has shape 2x4 instead of 3x4; crea",
+    ),
+    (
+        "applied_transform NaN",
+        change_meta("applied_transform", [[float("nan")] * 4] * 3),
+        r"has NaN or infinite val.*;",
+    ),
+    (
+        "applied_scale zero",
+        change_meta("applied_scale", 0),
+        r"applied_scale in .* is 0, not a positive number; correct",
+    ),
+    (
+        "applied_scale text",
+        change_meta("applied_scale", "one"),
+        r"applied_scale in .* is 'one', not a positive number;",
+    ),
     ("k1 NaN", change_meta("k1", float("nan")), r"distortion in .*transforms\.json is not six numbers .*; correct it"),
     ("few params", change_meta("distortion_params", [0.1]), r"distortion in .*transforms\.json is not six numbers"),
     ("k4", change_meta("k4", 0.1), r'"k4" in .*transforms\.json is 0.1, but only .* OPENCV_FISHEYE has a k4; correct'),
@@ -307,7 +361,19 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    ["frames", "fl_x", "cx", "w", "k1", "camera_model", "ply_file_path", "distortion_params", "train_filenames"]
+    [
+        "frames",
+        "fl_x",
+        "cx",
+        "w",
+        "k1",
+        "applied_transform",
+        "applied_scale",
+        "camera_model",
+        "ply_file_path",
+        "distortion_params",
+        "train_filenames",
+    ]
 )
 FRAME_KEYS = st.sampled_from(["file_path", "transform_matrix", "mask_path"])
 

@@ -258,3 +258,19 @@ def test_masks_mean_what_nerfstudio_reads(tmp_path: Path, kind: str) -> None:
 def test_a_mask_with_colours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mask .*m\.png has 3 channels; save it with a single one"):
         load_mask(save(tmp_path / "m.png", RGB))
+
+
+def test_a_mask_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"mask .*m\.png is zero everywhere, which leaves nothing of its image: correct"
+    ):
+        load_mask(save(tmp_path / "m.png", np.zeros((20, 30), np.uint8)))
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.full((20, 30), 255, np.uint8))
+    assert load_mask(path, (30, 20)).all()
+    with pytest.raises(
+        InputError, match=r"mask .*m\.png has 30 x 20 pixels, but its image has 20 x 30: save it in the"
+    ):
+        load_mask(path, (20, 30))

@@ -52,19 +52,17 @@ def test_rendering_the_export_equals_rendering_the_checkpoint(distorted_run: Fit
         camera = datamanager.train_cameras[index : index + 1]
         camera.metadata = {"cam_idx": index}
         camera.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera).detach()
-        camera.metadata = {"has_features": True}
         with torch.no_grad():
             expected = model.get_outputs_for_camera(camera)
-            view = train_views[index]
-            K, width, height = view.pinhole()
-            pose, K = torch.from_numpy(view.world_to_camera), torch.from_numpy(K)
-            features, alpha = render_features(gaussians, pose, K, width, height)
+            expected_features = model.render_features(camera)[..., :-1]
+            view = train_views[index].pinhole()
+            features, alpha = render_features(gaussians, view)
             background = tuple(model.background_color.tolist())
-            rgb, _ = render_rgb(gaussians, pose, K, width, height, background)
+            rgb, _ = render_rgb(gaussians, view, background)
         torch.testing.assert_close(rgb, expected["rgb"], atol=1e-4, rtol=0)
         torch.testing.assert_close(alpha, expected["accumulation"], atol=1e-5, rtol=0)
         largest = float(gaussians.features.abs().max())
-        torch.testing.assert_close(features, expected["features"][..., :-1], atol=2**-10 * largest, rtol=0)
+        torch.testing.assert_close(features, expected_features, atol=2**-10 * largest, rtol=0)
 
 
 def test_the_exported_decoder_is_the_models(distorted_run: Fit3DTrainer, exported: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fit3d_ns.commands import lift
 from fit3d_ns.commands.export import export_run
@@ -225,6 +227,26 @@ def test_a_refused_lift_leaves_no_folder(exported: Path, tmp_path: Path, capsys:
     (broken / "gaussians.safetensors").write_bytes(b"no")
     assert "damaged" in refused(LiftArguments(export=broken, output_dir=tmp_path / "runs"), capsys)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "complaint"),
+    [
+        (np.zeros((84, 112), np.uint8), r"is zero everywhere, which leaves nothing of its image: correct it"),
+        (np.full((42, 56), 255, np.uint8), r"has 56 x 42 pixels, but its image has 112 x 84: save it in the image's"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(
+    exported: Path, capture: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], mask: np.ndarray, complaint: str
+) -> None:
+    moved = Path(shutil.copytree(capture, tmp_path / "moved"))
+    spoilt = sorted((moved / "masks").iterdir())[3]
+    Image.fromarray(mask).save(spoilt)
+    arguments = LiftArguments(export=exported, images_root=moved, output_dir=tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(arguments)
+    assert re.search(rf"error: mask .*{spoilt.name} {complaint}", capfd.readouterr().err)
+    assert not (tmp_path / "out" / exported.name).exists()
 
 
 # ---- nobody's files

@@ -12,6 +12,7 @@ from torch import Tensor
 from fit3d_ns.features.decoder import DecoderKind, FeatureDecoder
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.features.pca import fit_pca
+from fit3d_ns.features.space import pca_space
 
 KINDS: list[DecoderKind] = ["linear", "conv3x3"]
 
@@ -25,14 +26,8 @@ def low_rank_features(rank: int, channels: int, samples: int = 400, seed: int = 
 
 def pca_decoder(features: Tensor, feature_dim: int) -> FeatureDecoder:
     decoder = FeatureDecoder("linear", feature_dim, features.shape[-1])
-    decoder.initialize_from_pca(fit_pca([features], feature_dim))
+    decoder.load_state_dict(pca_space(fit_pca([features], feature_dim), feature_dim).decoder)
     return decoder
-
-
-def encode(decoder: FeatureDecoder, features: Tensor) -> Tensor:
-    """The codes that decode closest to `features`."""
-    assert decoder.bias is not None
-    return (features - decoder.bias.detach()) @ torch.linalg.pinv(decoder.weight.detach()).T
 
 
 def float64_loop(maps: Tensor, weight: Tensor) -> np.ndarray:
@@ -57,20 +52,20 @@ def float64_loop(maps: Tensor, weight: Tensor) -> np.ndarray:
 def test_samples_in_the_span_of_the_basis_are_decoded_exactly(rank: int, spare: int, seed: int) -> None:
     features = low_rank_features(rank, channels=12, seed=seed)
     decoder = pca_decoder(features, rank + spare)
-    torch.testing.assert_close(decoder(encode(decoder, features)), features, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(decoder(decoder.codes(features)), features, rtol=1e-3, atol=1e-3)
 
 
 def test_other_samples_are_decoded_to_the_nearest_point_of_the_span() -> None:
     features = torch.randn(500, 10)
     decoder = pca_decoder(features, 4)
     basis = fit_pca([features], 4)
-    error = (decoder(encode(decoder, features)) - features).detach().square().sum(-1).mean()
+    error = (decoder(decoder.codes(features)) - features).detach().square().sum(-1).mean()
     assert float(error) == pytest.approx(basis.total_variance - float(basis.variances.sum()), rel=1e-3)
 
 
 def test_codes_have_unit_variance_along_every_channel() -> None:
     features = torch.randn(1000, 10) * 3.0 ** torch.arange(-4, 6)
-    codes = encode(pca_decoder(features, 6), features)
+    codes = pca_decoder(features, 6).codes(features)
     torch.testing.assert_close(codes.mean(0), torch.zeros(6), rtol=0, atol=1e-3)
     torch.testing.assert_close(codes.T @ codes / len(codes), torch.eye(6), rtol=0, atol=1e-3)
 
@@ -83,7 +78,7 @@ def test_a_code_of_zeros_decodes_to_the_mean() -> None:
 def test_a_basis_that_is_wider_than_the_codes_gives_its_leading_components() -> None:
     features = torch.randn(300, 8) * torch.arange(1, 9)
     decoder = FeatureDecoder("linear", 3, 8)
-    decoder.initialize_from_pca(fit_pca([features], 8))
+    decoder.load_state_dict(pca_space(fit_pca([features], 8), 3).decoder)
     torch.testing.assert_close(decoder.weight, pca_decoder(features, 3).weight)
 
 
@@ -92,15 +87,15 @@ def test_channels_beyond_the_features_own_start_at_zero_and_can_learn() -> None:
     decoder = pca_decoder(features, 12)
     assert decoder.weight.shape == (5, 12)
     assert bool((decoder.weight[:, 5:] == 0).all())
-    torch.testing.assert_close(decoder(encode(decoder, features)), features, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(decoder(decoder.codes(features)), features, rtol=1e-4, atol=1e-4)
     decoder(torch.ones(4, 12)).sum().backward()
     assert decoder.weight.grad is not None
     assert bool((decoder.weight.grad[:, 5:] != 0).all())
 
 
-def test_the_convolution_cannot_start_from_a_basis() -> None:
+def test_the_convolution_has_no_codes_of_its_own() -> None:
     with pytest.raises(ValueError, match="only the linear decoder"):
-        FeatureDecoder("conv3x3", 3, 8).initialize_from_pca(fit_pca([torch.randn(50, 8)], 3))
+        FeatureDecoder("conv3x3", 3, 8).codes(torch.randn(50, 8))
 
 
 # ---- forward

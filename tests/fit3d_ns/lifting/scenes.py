@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fit3d_ns.lifting.operator import Geometry, PatchOperator, View
+from fit3d_ns.lifting.operator import PatchOperator
+from fit3d_ns.rasterization import RasterizeMode
+from fit3d_ns.scene.splats import Splats
+from fit3d_ns.scene.views import PinholeView
 from tests.fit3d_ns.rasterization.scenes import random_scene
 
 GRID = (5, 7)
@@ -22,11 +25,12 @@ def small_scene(
     antialiased: bool = False,
     seed: int = 0,
     size: float = 0.15,
-) -> tuple[Geometry, list[View]]:
+) -> tuple[Splats, list[PinholeView]]:
     """Gaussians of `random_scene` and its cameras; the masks leave out about half of the pixels in patches."""
     scene = random_scene(n, seed=seed, n_cameras=views, size=size)
-    mode = "antialiased" if antialiased else "classic"
-    geometry = Geometry(scene["means"], scene["quats"], scene["scales"], scene["opacities"], mode)
+    mode: RasterizeMode = "antialiased" if antialiased else "classic"
+    shape = (scene[name] for name in ("means", "quats", "scales", "opacities"))
+    splats = Splats(*shape, sh=torch.zeros(n, 1, 3), rasterize_mode=mode)
     random = torch.Generator().manual_seed(seed)
     width, height = scene["width"], scene["height"]
     made = []
@@ -36,8 +40,8 @@ def small_scene(
             coarse = (torch.rand(5, 7, generator=random) > 0.4).float()
             mask = coarse.repeat_interleave(8, 0).repeat_interleave(8, 1)
             mask[::3] *= 0.5
-        made.append(View(viewmat, K, width, height, grid, mask))
-    return geometry, made
+        made.append(PinholeView(viewmat, K, width, height, grid, mask))
+    return splats, made
 
 
 def dense(operator: PatchOperator) -> Tensor:

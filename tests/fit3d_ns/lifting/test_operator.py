@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from fit3d_ns.lifting.operator import RenderOperator, SparseOperator, View, cell_weights, patch_operator
+from fit3d_ns.lifting.operator import RenderOperator, SparseOperator, cell_weights, patch_operator
+from fit3d_ns.scene.views import PinholeView
 from tests.fit3d_ns.lifting.scenes import GRID, ODD_GRID, dense, small_scene
 
 CASES = [
@@ -88,7 +89,7 @@ def test_cells_less_than_half_unmasked_do_not_count() -> None:
     mask[:, :4] = 1
     mask[:3, 4:8] = 1  # 3/8 of the second column of cells
     mask[:5, 8:] = 1  # 5/8 of the third
-    view = View(torch.eye(4), torch.eye(3), 12, 8, (1, 3), mask)
+    view = PinholeView(torch.eye(4), torch.eye(3), 12, 8, (1, 3), mask)
     torch.testing.assert_close(cell_weights([view, dataclasses.replace(view, mask=None)]),
                                torch.tensor([1.0, 0.0, 0.625, 1.0, 1.0, 1.0]))  # fmt: skip
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from nerfstudio.cameras.cameras import Cameras
 
 from fit3d_ns.method import config as presets
+from fit3d_ns.method.datamanager import Fit3DDatamanager
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 
 PRESETS = {
@@ -75,3 +77,9 @@ def train(config: Fit3DTrainerConfig) -> Fit3DTrainer:
     trainer = make_trainer(config)
     trainer.train()
     return trainer
+
+
+def training_view(datamanager: Fit3DDatamanager, index: int) -> tuple[Cameras, dict[str, Any]]:
+    """A training view as evaluation gets held-out ones."""
+    camera = datamanager.train_cameras[index : index + 1]
+    return datamanager._with_features(camera, datamanager.cached_train[index], datamanager.train_features)

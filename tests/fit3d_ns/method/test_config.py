@@ -22,8 +22,7 @@ from nerfstudio.plugins.registry import discover_methods
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.method import config as module
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
-from fit3d_ns.method.model import Fit3DModel
-from fit3d_ns.method.model_config import Fit3DModelConfig
+from fit3d_ns.method.model import Fit3DModel, Fit3DModelConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 
 PRESETS: dict[str, Fit3DTrainerConfig] = {

@@ -13,10 +13,10 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import compare_features
 from fit3d_ns.lifting.operator import patch_operator
 from fit3d_ns.method.config import fit3d_features_fast
-from fit3d_ns.method.feature_solve import model_geometry, solve_model_features, training_views
+from fit3d_ns.method.feature_solve import solved_features, training_views
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
-from tests.fit3d_ns.method.runs import make_config, make_trainer, train
+from tests.fit3d_ns.method.runs import make_config, make_trainer, train, training_view
 from tests.scenes import write_capture
 
 STEPS = 30
@@ -31,9 +31,7 @@ def solved(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit3
 def cosine(trainer: Fit3DTrainer) -> float:
     pipeline = trainer.pipeline
     pipeline.eval()
-    camera = pipeline.datamanager.train_cameras[0:1]
-    camera.metadata = {"has_features": True}
-    batch = {**pipeline.datamanager.cached_train[0], "features": pipeline.datamanager.train_features[0]}
+    camera, batch = training_view(pipeline.datamanager, 0)
     with torch.no_grad():
         metrics, _ = pipeline.model.get_image_metrics_and_images(pipeline.model.get_outputs_for_camera(camera), batch)
     return metrics["feature_cosine"]
@@ -85,14 +83,12 @@ def test_training_and_viewer_work_before_the_solve_with_features_at_zero(tiny_ca
 def test_the_solve_sees_what_the_model_renders(solved: Fit3DTrainer) -> None:
     model, datamanager = solved.pipeline.model, solved.pipeline.datamanager
     model.eval()
-    views = training_views(model, datamanager)
-    camera = datamanager.train_cameras[0:1]
-    camera.metadata = {"has_features": True}
+    views = training_views(datamanager, model.camera_optimizer, model.device)
+    camera, batch = training_view(datamanager, 0)
     with torch.no_grad():
-        outputs = model.get_outputs_for_camera(camera)
-        batch = {**datamanager.cached_train[0], "features": datamanager.train_features[0]}
-        decoded = compare_features(outputs["features"], batch, model.decoder, "patch").decoded
-        rows = patch_operator(model_geometry(model), views[:1]).apply(model.gauss_params["features"])
+        rendered = model.render_features(camera)
+        decoded = compare_features(rendered, batch["features"].load(), None, model.decoder, "patch").decoded
+        rows = patch_operator(model.splats(), views[:1]).apply(model.gauss_params["features"])
         torch.testing.assert_close(model.decoder(rows).reshape(decoded.shape), decoded, rtol=1e-3, atol=1e-3)
 
 
@@ -125,7 +121,7 @@ def test_masks_distortion_and_moved_cameras_are_taken_into_account(tmp_path: Pat
 
     trainer = train(make_config(capture, tmp_path, steps=20, feature_lift="solve", change=with_poses))
     model, datamanager = trainer.pipeline.model, trainer.pipeline.datamanager
-    view = training_views(model, datamanager)[0]
+    view = training_views(datamanager, model.camera_optimizer, model.device)[0]
     assert view.mask is not None
     assert tuple(view.mask.shape) == (view.height, view.width) == tuple(datamanager.cached_train[0]["image"].shape[:2])
     camera = datamanager.train_cameras[0:1]
@@ -136,10 +132,12 @@ def test_masks_distortion_and_moved_cameras_are_taken_into_account(tmp_path: Pat
 
 
 def test_solving_twice_gives_the_same_bits(solved: Fit3DTrainer) -> None:
-    model = solved.pipeline.model
-    before = model.gauss_params["features"].detach().clone()
-    solve_model_features(model, solved.pipeline.datamanager)
-    assert torch.equal(model.gauss_params["features"], before)
+    model, datamanager = solved.pipeline.model, solved.pipeline.datamanager
+    views = training_views(datamanager, model.camera_optimizer, model.device)
+    maps, basis = datamanager.train_features, datamanager.feature_basis
+    again = solved_features(model.splats().detached(), views, maps, model.config.feature_dim, basis)
+    assert torch.equal(model.gauss_params["features"], again.features)
+    assert torch.equal(model.gauss_params["feature_errors"][:, 0], again.errors)
 
 
 @pytest.mark.parametrize("feature_dim", [1, 200])

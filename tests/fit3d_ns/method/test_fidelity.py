@@ -20,15 +20,17 @@ from gsplat.strategy import default as gsplat_default
 from torch import Tensor
 
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, load_backbone
-from fit3d_ns.features.loss import FeatureComparison, compare_features
+from fit3d_ns.features.loss import FeatureComparison
 from fit3d_ns.method import config as presets
+from fit3d_ns.method.activation import activated
 from fit3d_ns.method.cameras import pixel_grid
 from fit3d_ns.method.datamanager import _OpaqueImages
 from fit3d_ns.method.densification import CappedStrategy
-from fit3d_ns.method.feature_solve import start_features
 from fit3d_ns.method.optimizers import Fit3DOptimizers
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
-from tests.fit3d_ns.method.runs import make_trainer
+from fit3d_ns.scene.render import rasterize
+from fit3d_ns.scene.views import PinholeView
+from tests.fit3d_ns.method.runs import make_trainer, training_view
 from tests.fit3d_ns.photometric.test_photometric import ssim_at_every_pixel
 from tests.scenes import write_capture
 
@@ -110,19 +112,19 @@ class View:
         self.model.zero_grad()
         with torch.no_grad():
             self.model.gauss_params["features"].normal_(generator=torch.Generator().manual_seed(0))
-        datamanager = trainer.pipeline.datamanager
-        self.camera = datamanager.train_cameras[0:1]
-        self.camera.metadata = {"cam_idx": 0, "has_features": True}
-        self.batch = {**datamanager.cached_train[0], "features": datamanager.train_features[0]}
-        if not masked:
-            del self.batch["mask"]
-        self.outputs = self.model(self.camera)
+        camera, batch = training_view(trainer.pipeline.datamanager, 0)
+        self.batch = {name: value for name, value in batch.items() if masked or name != "mask"}
+        self.outputs = self.model(camera)
         self.losses = self.model.get_loss_dict(self.outputs, self.batch)
         self.photo = self.batch["image"][..., :3].float() / 255
 
     def compared(self) -> FeatureComparison:
-        supervision = self.model.config.feature_supervision
-        return compare_features(self.outputs["features"], self.batch, self.model.decoder, supervision)
+        compared = self.model.compare_features(self.outputs, self.batch, self.model.config.feature_supervision)
+        assert compared is not None
+        return compared
+
+    def ssim(self) -> Tensor:
+        return self.model.compare_with_photo(self.outputs, self.batch).difference.ssim
 
     def reached(self) -> set[str]:
         """Parameters with a gradient."""
@@ -156,7 +158,7 @@ def test_the_decoder_is_one_convolution_with_torchs_start(trainer: Fit3DTrainer)
     assert [name for name, _ in decoder.named_parameters()] == ["weight"]
     reference = torch.nn.Conv2d(64, 192, 3, padding=1, bias=False)
     assert decoder.weight.shape == reference.weight.shape
-    bound = float(reference.weight.abs().max())
+    bound = float(reference.weight.detach().abs().max())
     assert float(decoder.weight.abs().max()) == pytest.approx(bound, rel=1e-3)
     assert float(decoder.weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)  # uniform
     with torch.no_grad():
@@ -171,7 +173,7 @@ def test_features_are_trained_from_zeros_and_from_the_first_step(trainer: Fit3DT
     model = trainer.pipeline.model
     with torch.no_grad():
         model.gauss_params["features"].zero_()
-    start_features(model, trainer.pipeline.datamanager)
+    model._start_features(trainer.pipeline.datamanager)
     assert not bool(model.gauss_params["features"].any())
     assert model.step == 0
     assert model.features_active
@@ -202,17 +204,15 @@ def test_the_feature_loss_is_the_mean_over_all_pixels_and_channels(view: View) -
 
 
 @row("Colour loss")
-def test_a_fifth_of_the_colour_loss_is_ssim(view: View, trainer: Fit3DTrainer) -> None:
-    difference = trainer.pipeline.model._difference(view.outputs, view.batch)
-    expected = 0.8 * (view.outputs["rgb"] - view.photo).abs().mean() + 0.2 * (1 - difference.ssim)
+def test_a_fifth_of_the_colour_loss_is_ssim(view: View) -> None:
+    expected = 0.8 * (view.outputs["rgb"] - view.photo).abs().mean() + 0.2 * (1 - view.ssim())
     torch.testing.assert_close(view.losses["main_loss"], expected)
 
 
 @row("SSIM's border")
-def test_ssim_is_the_mean_over_every_pixel_with_zeros_outside(view: View, trainer: Fit3DTrainer) -> None:
-    found = trainer.pipeline.model._difference(view.outputs, view.batch).ssim
+def test_ssim_is_the_mean_over_every_pixel_with_zeros_outside(view: View) -> None:
     expected = ssim_at_every_pixel(view.outputs["rgb"], view.photo)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(view.ssim().double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @row("Masked pixels")
@@ -373,9 +373,11 @@ def test_the_rasteriser_is_gsplats(trainer: Fit3DTrainer) -> None:
             "quats": torch.tensor([[1.0, 0, 0, 0]]),
             "scales": torch.full((1, 3), math.log(depth)),
             "opacities": torch.full((1, 1), 20.0),
+            "features_dc": torch.zeros(1, 3),
+            "features_rest": torch.zeros(1, 15, 3),
         }
-        K = torch.tensor([[[10.0, 0, 0.5], [0, 10, 0.5], [0, 0, 1]]])
-        return float(model.rasterize_channels(one, torch.ones(1, 1), torch.eye(4)[None], K, 1, 1).detach())
+        view = PinholeView(torch.eye(4), torch.tensor([[10.0, 0, 0.5], [0, 10, 0.5], [0, 0, 1]]), 1, 1, (1, 1))
+        return float(rasterize(activated(one, model.config), torch.ones(1, 1), view)[1])
 
     assert alpha_at(0.1) == alpha_at(1.0) == pytest.approx(0.999, abs=1e-5)
     assert alpha_at(0.005) == 0.0
@@ -460,11 +462,13 @@ def test_gaussians_start_round_at_the_points_as_splatfactos_do(trainer: Fit3DTra
 
 @row("Spherical harmonics")
 def test_every_thousand_steps_add_a_degree_up_to_three(trainer: Fit3DTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trainer.pipeline.model
     degrees = []
     for step in (0, 999, 1000, 2000, 3000, 29_999):
-        monkeypatch.setattr(model, "step", step)
-        degrees.append(model._colors(dict(model.gauss_params))[1])
+        monkeypatch.setattr(trainer.pipeline.model, "step", step)
+        view = View(trainer)
+        view.losses["main_loss"].backward()
+        reached = view.model.gauss_params["features_rest"].grad.abs().amax(dim=(0, 2)) > 0
+        degrees.append(math.isqrt(1 + int(reached.sum())) - 1)
     assert degrees == [0, 0, 1, 2, 3, 3]
 
 

@@ -13,10 +13,11 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 from fit3d_ns.commands.export import export_run
+from fit3d_ns.features.cache import FeatureMap
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
-from tests.fit3d_ns.method.runs import make_config, make_trainer, train
+from tests.fit3d_ns.method.runs import make_config, make_trainer, train, training_view
 from tests.scenes import write_capture
 
 
@@ -31,9 +32,7 @@ def _train_view_metrics(trainer: Fit3DTrainer) -> dict[str, float]:
     pipeline.eval()
     rows = []
     for index in (0, 3, 6):
-        camera = pipeline.datamanager.train_cameras[index : index + 1]
-        camera.metadata = {"has_features": True}
-        batch = {**pipeline.datamanager.cached_train[index], "features": pipeline.datamanager.train_features[index]}
+        camera, batch = training_view(pipeline.datamanager, index)
         metrics, images = pipeline.model.get_image_metrics_and_images(
             pipeline.model.get_outputs_for_camera(camera), batch
         )
@@ -118,8 +117,9 @@ def test_masked_pixels_are_in_neither_loss(tmp_path: Path) -> None:
             third = batch["image"].shape[1] // 3
             batch["image"] = batch["image"].clone()
             batch["image"][:, :third] = 255
-            batch["features"] = batch["features"].clone()
-            batch["features"][:, : batch["features"].shape[1] // 3 - 1] = 100
+            features = batch["features"].load().clone()
+            features[:, : features.shape[1] // 3 - 1] = 100
+            batch["features"] = FeatureMap([features], 0)  # type: ignore[arg-type]
         losses = model.get_loss_dict(model(camera), batch)
         return {name: float(value) for name, value in losses.items()}
 
@@ -242,7 +242,7 @@ def test_features_move_gaussians_only_if_coupled_and_the_learned_error_never_mov
         options |= {name: choices[turn % len(choices)] for name, choices in MORE_OPTIONS.items()}
         for name, value in options.items():
             setattr(model.config, name, value)
-        model._allocate_feature_space(batch["features"].shape[-1])
+        model._allocate_feature_space(trainer.pipeline.datamanager.train_features.channels)
         with torch.no_grad():
             model.gauss_params["features"].normal_()
             model.gauss_params["feature_errors"].normal_()

@@ -82,7 +82,7 @@ def test_views_come_in_nerfstudios_order_with_nerfstudios_cameras(tiny_capture: 
         camera, batch = ours.next_train(step)
         expected_camera, expected = FullImageDatamanager.next_train(theirs, step)
         assert batch["image_idx"] == expected["image_idx"]
-        assert camera.metadata == {**expected_camera.metadata, "has_features": True}
+        assert camera.metadata == expected_camera.metadata
         assert torch.equal(batch["image"], expected["image"])
         for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "width", "height", "camera_type"):
             assert torch.equal(getattr(camera, name), getattr(expected_camera, name))
@@ -114,10 +114,37 @@ def test_colour_alone_reads_no_feature_maps(
     trainer.train_iteration(0)
     assert read == []
     _, batch = trainer.pipeline.datamanager.next_train(1)
-    assert batch["features"].shape == trainer.pipeline.datamanager.train_features[batch["image_idx"]].shape
-    assert read
-    with pytest.raises(KeyError, match="depth"):
-        batch["depth"]
+    loaded = batch["features"].load()
+    assert read == [batch["image_idx"]]
+    assert torch.equal(loaded, trainer.pipeline.datamanager.train_features[batch["image_idx"]])
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_step_of_the_pipeline_gives_the_losses_and_metrics_of_the_model(masks: bool, tmp_path: Path) -> None:
+    """One comparison with the photo serves both; asked one by one, the model makes its own."""
+    trainer = ready_trainer(write_capture(tmp_path / "scene", masks=masks), tmp_path)
+    pipeline = trainer.pipeline
+    pipeline.datamanager.train_unseen_cameras = [2, 2]
+    outputs, losses, metrics = pipeline.get_train_loss_dict(0)
+    _, batch = pipeline.datamanager.next_train(1)
+    for shared, own in (
+        (losses, pipeline.model.get_loss_dict(outputs, batch)),
+        (metrics, pipeline.model.get_metrics_dict(outputs, batch)),
+    ):
+        assert shared.keys() == own.keys()
+        for name, value in own.items():
+            assert float(shared[name]) == float(value)
+
+
+def test_rendering_leaves_no_trace_in_what_it_returns(tiny_capture: Path, tmp_path: Path) -> None:
+    trainer = ready_trainer(tiny_capture, tmp_path)
+    camera, batch = trainer.pipeline.datamanager.next_train(0)
+    outputs = trainer.pipeline.model(camera)
+    names, keys = set(outputs), set(batch)
+    trainer.pipeline.model.get_metrics_dict(outputs, batch)
+    trainer.pipeline.model.get_loss_dict(outputs, batch)
+    assert set(outputs) == names
+    assert set(batch) == keys
 
 
 def test_clearing_gradients_follows_densification(tiny_capture: Path, tmp_path: Path) -> None:

@@ -29,19 +29,19 @@ def model(request: pytest.FixtureRequest, tiny_capture: Path, tmp_path_factory: 
     return model
 
 
-def _camera(model: Fit3DModel, has_features: bool = False) -> Cameras:
+def _camera(model: Fit3DModel) -> Cameras:
     camera: Cameras = model.test_camera
-    camera.metadata = {"has_features": True} if has_features else None
     return camera
 
 
 def test_feature_pca_is_the_projection_of_the_decoded_rendering(model: Fit3DModel) -> None:
-    outputs = model.get_outputs_for_camera(_camera(model, has_features=True))
+    outputs = model.get_outputs_for_camera(_camera(model))
+    rendered = model.render_features(_camera(model))
     with torch.no_grad():
-        decoded = model.decoder(outputs["features"][..., :-1])
+        decoded = model.decoder(rendered[..., :-1])
     expected = ColorProjection(model.color_matrix, model.color_offset)(decoded)
     torch.testing.assert_close(outputs["feature_pca"], expected, atol=2e-4, rtol=0)
-    torch.testing.assert_close(outputs["feature_error"], outputs["features"][..., -1:].clamp(0, 2))
+    torch.testing.assert_close(outputs["feature_error"], rendered[..., -1:].clamp(0, 2))
 
 
 def test_free_cameras_get_pictures_only(model: Fit3DModel) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fit3d_ns.rasterization.cpu import TileLists, bin_gaussians
+from fit3d_ns.rasterization.binning import TileLists, bin_gaussians
 from fit3d_ns.rasterization.threads import kernel_launch
 
 WIDTH, HEIGHT, TILE = 200, 150, 16

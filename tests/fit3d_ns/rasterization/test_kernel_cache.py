@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import fit3d_ns
-from fit3d_ns.rasterization.kernel_cache import drop_stale, sources_digest
+from fit3d_ns.rasterization import kernel_cache
+from fit3d_ns.rasterization.kernel_cache import drop_stale, kernel_sources, sources_digest
+
+ROOT = Path(fit3d_ns.__file__).parents[1]
 
 PROGRAM = """
 import pytest
@@ -38,19 +43,46 @@ def test_kernels_of_other_sources_are_forgotten_and_those_of_these_are_kept(tmp_
     assert not kernel.exists()
 
 
-@pytest.mark.parametrize("changed", ["_lifting_kernels.py", "rasterization/_microkernels.py"])
-def test_the_digest_follows_every_source_that_kernels_are_made_of(changed: str, tmp_path: Path) -> None:
-    package = Path(fit3d_ns.__file__).parent
-    for path in package.rglob("_*.py"):
-        copy = tmp_path / path.relative_to(package)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+KERNELS = sorted(
+    str(path.relative_to(ROOT)) for package in ("fit3d_ns", "fit3d_finetune") for path in kernel_sources(ROOT / package)
+)
+
+
+def digest_of(root: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> str:
+    monkeypatch.setattr(kernel_cache, "_ROOT", root)
     sources_digest.cache_clear()
-    assert sources_digest(tmp_path) == sources_digest()
+    try:
+        return sources_digest(package)
+    finally:
+        sources_digest.cache_clear()
+
+
+def test_the_kernels_of_both_packages_are_known() -> None:
+    holders = {
+        str(path.relative_to(ROOT))
+        for package in ("fit3d_ns", "fit3d_finetune")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^(from|import) (numba|llvmlite)\b", path.read_text(), re.MULTILINE)
+    }
+    assert holders == set(KERNELS), "what Numba compiles stands in a file whose name begins with one underscore"
+    assert "fit3d_finetune/probing/_kernels.py" in KERNELS
+    assert len(KERNELS) > 10
+
+
+@pytest.mark.parametrize("changed", KERNELS)
+def test_touching_any_kernel_changes_the_digest(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KERNELS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    package = changed.partition("/")[0]
+    before = digest_of(tmp_path, monkeypatch, package)
+    assert before == digest_of(ROOT, monkeypatch, package)
     with open(tmp_path / changed, "a") as source:
         source.write("# changed")
-    sources_digest.cache_clear()
-    assert sources_digest(tmp_path) != sources_digest()
+    assert digest_of(tmp_path, monkeypatch, package) != before
+    if package == "fit3d_ns":
+        # Kernels of fit3d_finetune may inline ours.
+        assert digest_of(tmp_path, monkeypatch, "fit3d_finetune") != digest_of(ROOT, monkeypatch, "fit3d_finetune")
 
 
 def test_a_second_process_uses_what_the_first_compiled_unless_the_sources_changed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
@@ -13,22 +14,22 @@ from plyfile import PlyData, PlyElement
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene import ply
 from fit3d_ns.scene.gaussians import FeatureGaussians
-from fit3d_ns.scene.ply import Splats, read_splat_ply, write_splat_ply
+from fit3d_ns.scene.ply import read_splat_ply, write_splat_ply
+from fit3d_ns.scene.splats import Splats
 from tests.fit3d_ns.scene.scenes import make_gaussians
 
 
 def make_splats(count: int = 20, coefficients: int = 16, seed: int = 0) -> Splats:
-    random = np.random.default_rng(seed)
+    random = torch.Generator().manual_seed(seed)
 
-    def normal(*shape: int) -> np.ndarray:
-        return random.normal(size=shape).astype(np.float32)
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random)
 
-    quats = normal(count, 4)
     return Splats(
         means=normal(count, 3),
-        quats=quats / np.linalg.norm(quats, axis=1, keepdims=True),
-        scales=np.exp(normal(count, 3) - 3),
-        opacities=random.random(count, dtype=np.float32),
+        quats=torch.nn.functional.normalize(normal(count, 4), dim=-1),
+        scales=torch.exp(normal(count, 3) - 3),
+        opacities=torch.rand(count, generator=random),
         sh=normal(count, coefficients, 3),
     )
 
@@ -65,14 +66,14 @@ def test_plyfile_reads_the_layout_of_the_reference_implementation(tmp_path: Path
         return np.stack([vertex[f"{prefix}{i}"] for i in range(count)], axis=1)
 
     # The reader of the reference implementation (GaussianModel.load_ply), retold.
-    assert (np.stack([vertex[axis] for axis in "xyz"], axis=1) == splats.means).all()
-    assert (columns("f_dc_", 3) == splats.sh[:, 0]).all()
+    assert (np.stack([vertex[axis] for axis in "xyz"], axis=1) == splats.means.numpy()).all()
+    assert (columns("f_dc_", 3) == splats.sh[:, 0].numpy()).all()
     if rest:
         higher = columns("f_rest_", rest).reshape(-1, 3, coefficients - 1)
-        assert (higher.transpose(0, 2, 1) == splats.sh[:, 1:]).all()
+        assert (higher.transpose(0, 2, 1) == splats.sh[:, 1:].numpy()).all()
     np.testing.assert_allclose(np.exp(columns("scale_", 3)), splats.scales, rtol=2e-6)
     np.testing.assert_allclose(1 / (1 + np.exp(-vertex["opacity"])), splats.opacities, rtol=2e-6, atol=2e-7)
-    assert (columns("rot_", 4) == splats.quats).all()
+    assert (columns("rot_", 4) == splats.quats.numpy()).all()
 
 
 def test_open3d_reads_the_positions(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_a_file_that_plyfile_wrote_is_read(tmp_path: Path) -> None:
 
 def test_opacities_of_0_and_1_stay_finite(tmp_path: Path) -> None:
     splats = make_splats(count=2)
-    splats.opacities[:] = (0.0, 1.0)
+    splats.opacities.copy_(torch.tensor([0.0, 1.0]))
     write_splat_ply(tmp_path / "splat.ply", splats)
     logits = np.asarray(PlyData.read(tmp_path / "splat.ply")["vertex"]["opacity"])
     assert np.isfinite(logits).all()

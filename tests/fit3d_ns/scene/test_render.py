@@ -11,11 +11,11 @@ import torch
 
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_features, render_rgb
+from fit3d_ns.scene.views import PinholeView
 from tests.fit3d_ns.scene.scenes import make_gaussians
 
 K = torch.tensor([[40.0, 0.0, 24.0], [0.0, 40.0, 16.0], [0.0, 0.0, 1.0]])
-SIZE = (48, 32)
-CAMERA = torch.eye(4)
+VIEW = PinholeView(torch.eye(4), K, 48, 32, grid=(32, 48))
 C0 = 0.28209479177387814
 
 
@@ -36,7 +36,7 @@ def one_gaussian(tmp_path: Path) -> FeatureGaussians:
 
 def test_a_gaussian_appears_where_its_centre_projects(tmp_path: Path) -> None:
     gaussians = one_gaussian(tmp_path)
-    features, alpha = render_features(gaussians, CAMERA, K, *SIZE)
+    features, alpha = render_features(gaussians, VIEW)
     assert features.shape == (32, 48, 3)
     assert alpha.shape == (32, 48, 1)
     rows, columns = torch.meshgrid(torch.arange(32) + 0.5, torch.arange(48) + 0.5, indexing="ij")
@@ -48,7 +48,7 @@ def test_a_gaussian_appears_where_its_centre_projects(tmp_path: Path) -> None:
 
 def test_colour_is_blended_over_the_background_as_its_harmonics_say(tmp_path: Path) -> None:
     gaussians = one_gaussian(tmp_path)
-    rgb, alpha = render_rgb(gaussians, CAMERA, K, *SIZE, background=(0.0, 1.0, 0.5))
+    rgb, alpha = render_rgb(gaussians, VIEW, background=(0.0, 1.0, 0.5))
     expected = alpha * torch.tensor([0.9, 0.5, 0.2]) + (1 - alpha) * torch.tensor([0.0, 1.0, 0.5])
     torch.testing.assert_close(rgb, expected, rtol=1e-5, atol=1e-5)
     assert float(alpha.max()) > 0.7
@@ -58,16 +58,13 @@ def test_what_was_loaded_renders_as_what_was_saved(tmp_path: Path) -> None:
     gaussians = make_gaussians(tmp_path, count=200)
     gaussians.save(tmp_path / "room")
     loaded = FeatureGaussians.load(tmp_path / "room")
-    view = loaded.scene.views[1]
-    camera = torch.from_numpy(view.world_to_camera)
-    pinhole_K, width, height = view.pinhole()
-    arguments = camera, torch.from_numpy(pinhole_K), width, height
-    saved_rgb, _ = render_rgb(gaussians, *arguments)
-    loaded_rgb, alpha = render_rgb(loaded, *arguments)
+    view = loaded.scene.views[1].pinhole()
+    saved_rgb, _ = render_rgb(gaussians, view)
+    loaded_rgb, alpha = render_rgb(loaded, view)
     assert float(alpha.max()) > 0.5
     torch.testing.assert_close(loaded_rgb, saved_rgb, rtol=1e-4, atol=1e-4)
-    saved_features, _ = render_features(gaussians, *arguments)
-    loaded_features, _ = render_features(loaded, *arguments)
+    saved_features, _ = render_features(gaussians, view)
+    loaded_features, _ = render_features(loaded, view)
     # float16 keeps 11 bits: a relative error of 2^-11 per Gaussian, blended with weights that add up to at most 1.
     bound = float(gaussians.features.abs().max()) * 2.0**-11 + 1e-4
     assert float((loaded_features - saved_features).abs().max()) <= bound
@@ -77,7 +74,7 @@ def test_what_was_loaded_renders_as_what_was_saved(tmp_path: Path) -> None:
 def test_features_can_be_learned_through_the_rendering(tmp_path: Path) -> None:
     gaussians = one_gaussian(tmp_path)
     gaussians.features.requires_grad_()
-    features, alpha = render_features(gaussians, CAMERA, K, *SIZE)
+    features, alpha = render_features(gaussians, VIEW)
     features.sum().backward()
     gradient = gaussians.features.grad
     assert gradient is not None

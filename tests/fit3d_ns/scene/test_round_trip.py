@@ -120,9 +120,11 @@ def test_the_way_back_to_the_capture_inverts_nerfstudios_transform(tmp_path: Pat
 def test_the_pinhole_camera_of_a_view_is_that_of_its_undistorted_image(tmp_path: Path) -> None:
     view = make_gaussians(tmp_path).scene.views[0]
     image, K = undistort(np.zeros((24, 32, 3), np.uint8), view.K, view.distortion, view.camera_model)
-    pinhole_K, width, height = view.pinhole()
-    assert (pinhole_K == K).all()
-    assert image.shape[:2] == (height, width)
+    pinhole = view.pinhole()
+    assert (pinhole.K.numpy() == K).all()
+    assert image.shape[:2] == (pinhole.height, pinhole.width)
+    assert pinhole.grid == view.grid
+    assert (pinhole.world_to_camera.numpy() == view.world_to_camera).all()
 
 
 def test_to_moves_every_tensor(tmp_path: Path) -> None:

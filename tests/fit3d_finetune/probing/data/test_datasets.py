@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from fit3d_finetune.probing.data.checks import check_depth, count_labels
 from fit3d_finetune.probing.data.datasets import CAMVID_CLASSES, read_data
+from fit3d_finetune.probing.data.labelled_images import scenes_of
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import CLASSES, HEIGHT, WIDTH, change_transforms
 
@@ -58,6 +61,72 @@ def test_a_lens_with_distortion_gives_no_camera_for_correspondences(scene: Path)
 def test_a_fisheye_lens_is_no_pinhole_camera_even_without_distortion(scene: Path) -> None:
     change_transforms(scene, camera_model="OPENCV_FISHEYE")
     assert not read_data([str(scene)])[0].has_geometry
+
+
+def test_a_frame_without_a_pose_has_no_camera(scene: Path) -> None:
+    change_frame(scene, 1, lambda frame: frame.pop("transform_matrix"))
+    [data] = read_data([str(scene)])
+    assert [image.camera is None for image in data.images[:3]] == [False, True, False]
+
+
+def test_what_the_whole_file_says_of_the_camera_goes_before_the_frame_as_in_nerfstudio(scene: Path) -> None:
+    change_frame(scene, 1, lambda frame: frame.update(fl_x=1.0, w=3))
+    cameras = [image.camera for image in read_data([str(scene)])[0].images]
+    np.testing.assert_array_equal(cameras[1].K, cameras[0].K)
+    assert cameras[1].size == (HEIGHT, WIDTH)
+
+
+def change_frame(scene: Path, index: int, change: Callable[[dict[str, Any]], object]) -> None:
+    path = scene / "transforms.json"
+    meta = json.loads(path.read_text())
+    change(meta["frames"][index])
+    path.write_text(json.dumps(meta))
+
+
+def change_matrix(row: int, column: int, value: float) -> Callable[[dict[str, Any]], object]:
+    return lambda frame: frame["transform_matrix"][row].__setitem__(column, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (change_matrix(0, 3, float("nan")), "has NaN or infinite values"),
+        (change_matrix(1, 3, float("inf")), "has NaN or infinite values"),
+        (change_matrix(1, 3, 1e300), "has NaN or infinite values"),
+        (change_matrix(1, 1, 5.0), "is not rigid"),
+        (change_matrix(3, 3, 2.0), "does not end in the row 0 0 0 1"),
+        (lambda frame: frame.update(transform_matrix="north"), "is not a matrix of numbers"),
+        (lambda frame: frame.update(transform_matrix=frame["transform_matrix"][:2]), "has shape 2x4 instead of 3x4 or"),
+        (lambda frame: frame.update(transform_matrix=None), "is missing"),
+    ],
+)
+def test_a_pose_that_is_not_finite_and_rigid_is_refused(
+    scene: Path, change: Callable[[dict[str, Any]], object], fault: str
+) -> None:
+    change_frame(scene, 2, change)
+    with pytest.raises(
+        InputError, match=rf"transform_matrix of frame .* in .*transforms\.json {fault}.*: correct it, or"
+    ):
+        read_data([str(scene)])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"fl_x": 1e300}, '"fl_x" in .* is 1e\\+300, not a positive number'),
+        ({"fl_y": 1e9}, '"fl_y" in .* is 1e\\+09, which no lens has'),
+        ({"fl_x": "wide"}, "\"fl_x\" in .* is 'wide', not a positive number"),
+        ({"w": 112.7}, '"w" in .* is 112\\.7, not a whole number of pixels'),
+        ({"cx": float("nan")}, '"cx" in .* is nan, not a finite number'),
+        ({"k1": 1e300}, "distortion in .* is not six numbers"),
+        ({"depth_unit_scale_factor": 0}, "depth_unit_scale_factor in .* is 0, no positive number of metres"),
+        ({"depth_unit_scale_factor": "mm"}, "depth_unit_scale_factor in .* is 'mm', no positive number of metres"),
+    ],
+)
+def test_numbers_that_no_camera_has_are_refused(scene: Path, change: dict[str, Any], fault: str) -> None:
+    change_transforms(scene, **change)
+    with pytest.raises(InputError, match=fault):
+        read_data([str(scene)])
 
 
 def test_a_camera_for_images_of_another_size_is_refused(scene: Path) -> None:
@@ -108,6 +177,27 @@ def test_camvid_reads_a_split_with_its_classes_and_void(tmp_path: Path) -> None:
     assert data.images[0].labels(11)[0].tolist() == [0, 3, 10, 255, 255, 1]
 
 
+@pytest.mark.parametrize(
+    ("stems", "scenes"),
+    [
+        (("0016E5_07959", "0016E5_07961"), ["val", "val"]),
+        (("0001TP_006690", "Seq05VD_f00000"), ["val/0001TP", "val/Seq05VD"]),
+    ],
+)
+def test_a_drive_of_camvid_is_a_scene(tmp_path: Path, stems: tuple[str, ...], scenes: list[str]) -> None:
+    for part in ("images", "annotations"):
+        (tmp_path / f"camvid/{part}/val").mkdir(parents=True)
+        for stem in stems:
+            Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / f"camvid/{part}/val/{stem}.png")
+    assert scenes_of(read_data([f"camvid:{tmp_path}/camvid/val"])) == scenes
+
+
+def test_every_data_set_is_a_scene_by_its_short_name_where_that_tells_them_apart(tmp_path: Path) -> None:
+    first, second, third = (write_folder(tmp_path / name) for name in ("a/room", "b/room", "b/hall"))
+    assert scenes_of(read_data([str(first), str(third)])) == [*["room"] * 3, *["hall"] * 3]
+    assert scenes_of(read_data([str(first), str(second)])) == [*[str(first)] * 3, *[str(second)] * 3]
+
+
 @pytest.mark.parametrize("missing", ["images", "annotations"])
 def test_camvid_without_its_files_says_where_it_looked(tmp_path: Path, missing: str) -> None:
     for part in {"images", "annotations"} - {missing}:
@@ -147,7 +237,7 @@ def test_void_is_no_class_of_its_own(scene: Path) -> None:
     labels = np.full((HEIGHT, WIDTH), 255, np.uint8)
     labels[:2] = 1
     Image.fromarray(labels).save(scene / "semantic/frame_000.png")
-    assert count_labels(read_data([str(scene)]), 3, "training").tolist() == [0, 2 * WIDTH, 0]
+    assert count_labels(read_data([str(scene)]), 3, "training").tolist() == [[0, 2 * WIDTH, 0], *([[0] * 3] * 5)]
 
 
 @pytest.mark.parametrize("kind", ["semantic", "depth"])

@@ -19,6 +19,7 @@ from fit3d_finetune.probing.data.export_views import read_export
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_depth
+from fit3d_ns.scene.views import PinholeView
 from tests.fit3d_finetune.probing.scenes import BACKBONE
 from tests.fit3d_ns.scene.scenes import make_gaussians
 
@@ -45,7 +46,7 @@ def test_the_depth_of_an_export_is_where_its_gaussians_are(tmp_path: Path) -> No
         opacities=torch.tensor([0.99]),
     )
     K = torch.tensor([[40.0, 0.0, 24.0], [0.0, 40.0, 16.0], [0.0, 0.0, 1.0]])
-    depth = render_depth(gaussians, torch.eye(4), K, 48, 32)
+    depth = render_depth(gaussians, PinholeView(torch.eye(4), K, 48, 32, grid=(32, 48)))
     assert depth.shape == (32, 48)
     assert depth[16, 24] == pytest.approx(2.0, abs=1e-4)
     assert depth[0, 0] == 0  # nothing there
@@ -62,12 +63,12 @@ def test_views_of_an_export_are_undistorted_shrunk_and_masked(
     images = read_export(export).images
     views = [image.consistency_view("wall") for image in images]
     info = FeatureGaussians.load(export).scene.views[0]
-    K, width, height = info.pinhole()
+    pinhole = info.pinhole()
     H, W = views[0].depth.shape
     assert len(views) == 3
     assert max(H, W) == 16
-    np.testing.assert_allclose(views[0].K[0] / W, K[0] / width)
-    np.testing.assert_allclose(views[0].K[1] / H, K[1] / height)
+    np.testing.assert_allclose(views[0].K[0] / W, pinhole.K[0] / pinhole.width)
+    np.testing.assert_allclose(views[0].K[1] / H, pinhole.K[1] / pinhole.height)
     np.testing.assert_allclose(views[0].camera_to_world @ info.world_to_camera, np.eye(4), atol=1e-12)
     assert (views[0].depth[:, : W // 2 - 1] == 0).all()
     np.testing.assert_allclose(views[0].depth[:, W // 2 + 2 :], 3.0, rtol=1e-3)

@@ -1,0 +1,86 @@
+"""Reading JSON that somebody else may have written: every value is checked where it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fit3d_ns.common.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class JsonObject:
+    """Typed access to a JSON object; every failure names the file and the field."""
+
+    def __init__(self, source: Path, place: str, data: Any, remedy: str) -> None:
+        self.source, self.place, self.remedy = source, place, remedy
+        if not isinstance(data, Mapping):
+            raise self.fault("", "is not an object")
+        self.data = data
+
+    def fault(self, key: str, complaint: str) -> InputError:
+        name = f"{self.place}.{key}".strip(".")
+        return InputError(f"{self.source}: {name!r} {complaint}; {self.remedy}.")
+
+    def _get(self, key: str) -> Any:
+        if key not in self.data:
+            raise self.fault(key, "is missing")
+        return self.data[key]
+
+    def child(self, key: str) -> JsonObject:
+        return JsonObject(self.source, f"{self.place}.{key}".strip("."), self._get(key), self.remedy)
+
+    def children(self, key: str) -> list[JsonObject]:
+        values = self._get(key)
+        if not isinstance(values, list):
+            raise self.fault(key, "is not a list")
+        return [JsonObject(self.source, f"{key}[{i}]", value, self.remedy) for i, value in enumerate(values)]
+
+    def text(self, key: str) -> str:
+        value = self._get(key)
+        if not isinstance(value, str):
+            raise self.fault(key, f"is {value!r}, not a text")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> Any:
+        value = self._get(key)
+        if value not in allowed:
+            raise self.fault(key, f"is {value!r}, not one of {', '.join(allowed)}")
+        return value
+
+    def hash(self, key: str) -> str:
+        value = self.text(key)
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise self.fault(key, "is not a SHA-256 in hexadecimal")
+        return value
+
+    def integer(self, key: str, minimum: int | None = 1) -> int:
+        value = self._get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
+            bound = "" if minimum is None else f" of at least {minimum}"
+            raise self.fault(key, f"is {value!r}, not an integer{bound}")
+        return value
+
+    def positive(self, key: str) -> float:
+        value = self._get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self.fault(key, f"is {value!r}, not a positive number")
+        return float(value)
+
+    def numbers(self, key: str, *shape: int) -> Array:
+        try:
+            array = np.array(self._get(key), dtype=np.float64)
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise self.fault(key, f"is not {'x'.join(map(str, shape))} finite numbers")
+        return array
+
+    def triple(self, key: str) -> tuple[float, float, float]:
+        a, b, c = self.numbers(key, 3).tolist()
+        return a, b, c
