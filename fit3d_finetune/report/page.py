@@ -26,6 +26,8 @@ _ONE_PROJECTION = (
     "equal colours mean equal features."
 )
 
+FIGURES_FOLDER = "figures"
+
 
 def write_report(results: ProbeResults, examples: Sequence[Example], path: Path) -> None:
     """Write the report as one HTML file that needs nothing else, and its figures' data beside it.
@@ -38,7 +40,7 @@ def write_report(results: ProbeResults, examples: Sequence[Example], path: Path)
         path: the HTML file; `figures/` beside it gets the data as CSV and JSON (see `write_figures`).
     """
     views = view_features(examples)
-    write_figures(results, examples, views, path.parent / "figures")
+    write_figures(results, examples, views, path.parent / FIGURES_FOLDER)
     with atomic_file(path) as temporary:
         temporary.write_text(_page(results, examples, views), encoding="utf-8")
 
