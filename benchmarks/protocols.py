@@ -19,19 +19,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.rasterization import processor
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.commands.probe import RESULTS_FILE
+from fit3d_finetune.probing.comparison import MIN_SCENES, Comparison
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST, PAPER
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import Probing, probe
-from fit3d_finetune.probing.significance import compare
+from fit3d_finetune.probing.significance import compare_arms
 from fit3d_finetune.report.metrics import mean, metrics_of
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.features.backbone import BackboneConfig
@@ -39,8 +39,6 @@ from fit3d_ns.features.backbone import BackboneConfig
 Task = Literal["segmentation", "depth"]
 _SHOWN: dict[Task, tuple[str, ...]] = {"segmentation": ("mIoU", "pixel acc."), "depth": ("RMSE", "AbsRel", "δ < 1.25")}
 """Columns of the table; the first one ranks."""
-_PAIRED: dict[Task, str] = {"segmentation": "pixel accuracy", "depth": "RMSE"}
-"""What there is of every image, for paired comparisons."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,18 @@ class Agreement:
     opposite: tuple[tuple[str, str], ...]
     """Pairs of arms that the protocols order differently."""
     clear: int
-    """Pairs whose difference over the images is significant in both protocols."""
+    """Pairs that differ clearly under both: in every test scene, or where these are enough, significantly."""
     clear_opposite: int
     """Of these, how many differ in opposite directions."""
 
 
 def features(arguments: argparse.Namespace) -> tuple[dict[str, BackboneConfig], list[Arm]]:
-    """Backbones by name, and the arms: each alone, and those that were trained with the original."""
+    """Backbones by name, and the arms: each alone, and with the original, that one included."""
     precision = choose_precision("auto", "cpu")
     finetuned, control = read_finetuned(arguments.finetuned), read_finetuned(arguments.control)
     backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned, "2D control": control.finetuned}
     arms = [Arm(name, (name,)) for name in backbones]
-    arms += [Arm(f"original + {name}", ("original", name)) for name in ("fine-tuned", "2D control")]
+    arms += [Arm(f"original + {name}", ("original", name)) for name in backbones]
     for layer in arguments.layers:
         name = f"original, block {layer + 1}"
         backbones[name] = replace(finetuned.original, layer=layer)
@@ -80,28 +78,23 @@ def agreement(task: Task, one: ProbeResults, other: ProbeResults) -> Agreement:
     metric = next(metric for metric in metrics_of(one) if (metric.part, metric.name) == (task, _SHOWN[task][0]))
     arms = [arm.name for arm in one.arms]
     means = [[mean(metric.measured(results, arm)) for arm in arms] for results in (one, other)]
+    pairs = list(combinations(arms, 2))
+    compared = [[c for c in compare_arms([[results]], pairs) if c.task == task] for results in (one, other)]
     opposite, clear, clear_opposite = [], 0, 0
-    for i, j in combinations(range(len(arms)), 2):
+    for pair in pairs:
+        i, j = (arms.index(name) for name in pair)
         if (means[0][i] - means[0][j]) * (means[1][i] - means[1][j]) < 0:
-            opposite.append((arms[i], arms[j]))
-        signs = [_significant(task, results, arms[i], arms[j]) for results in (one, other)]
+            opposite.append(pair)
+        signs = [_clear(comparisons, pair) for comparisons in compared]
         clear += all(signs)
         clear_opposite += signs[0] * signs[1] < 0
     return Agreement(kendalltau(*means).statistic, tuple(opposite), clear, clear_opposite)
 
 
-def _significant(task: Task, results: ProbeResults, one: str, other: str) -> int:
-    """Sign of the mean difference over images between two arms; 0 if its 95 % interval holds 0."""
-    values = [np.mean(_per_image(task, results, arm), axis=0).tolist() for arm in (one, other)]
-    found = compare(_PAIRED[task], "", one, values[0], other, values[1])
-    return int(found.confidence_low > 0) - int(found.confidence_high < 0)
-
-
-def _per_image(task: Task, results: ProbeResults, arm: str) -> list[list[float]]:
-    """[seeds][images]."""
-    if task == "segmentation":
-        return results.segmentation[arm].accuracy_per_image
-    return results.depth[arm].rmse_per_image
+def _clear(comparisons: Sequence[Comparison], pair: tuple[str, str]) -> int:
+    """1 if the first arm of the pair is clearly better, -1 if clearly worse, else 0."""
+    [found] = [found for found in comparisons if (found.arm, found.baseline) == pair]
+    return found.verdict.startswith("better") - found.verdict.startswith("worse")
 
 
 def table(task: Task, fast: ProbeResults, paper: ProbeResults, iterations: int) -> str:
@@ -128,12 +121,14 @@ def table(task: Task, fast: ProbeResults, paper: ProbeResults, iterations: int) 
     found = agreement(task, fast, paper)
     swapped = "; ".join(" and ".join(pair) for pair in found.opposite) or "none"
     pairs = len(fast.arms) * (len(fast.arms) - 1) // 2
+    count = len(fast.scenes)
+    clearly = "significantly" if count >= MIN_SCENES else f"in the same direction in all {count} test scenes"
     lines += [
         "",
         f"- {_SHOWN[task][0]}: Kendall's tau between the two orders {found.tau:.2f}; of {pairs} pairs of arms, ordered "
         f"differently: {swapped}.",
-        f"- Of the {found.clear} pairs whose {_PAIRED[task]} differs significantly over the images under both",
-        f"  protocols (95 % interval of the paired difference), {found.clear_opposite} differ in opposite directions.",
+        f"- Of the {found.clear} pairs whose {_SHOWN[task][0]} differs {clearly} under both protocols, "
+        f"{found.clear_opposite} differ in opposite directions.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -55,7 +55,7 @@ def machine() -> Machine:
         torch_threads=torch.get_num_threads(),
         python=platform.python_version(),
         versions={name: _version(name) for name in _PACKAGES},
-        commit=_commit(),
+        commit=commit(),
     )
 
 
@@ -66,7 +66,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Of this checkout, with a mark if tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*", "--abbrev=12"]
     try:
@@ -169,8 +169,8 @@ def to_json(outcomes: Sequence[Outcome], machine: Machine) -> str:
     return json.dumps({**asdict(machine), "sections": sections}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(outcomes: Sequence[Outcome], machine: Machine, folder: Path, name: str) -> None:
-    """`folder`/`name`.md and .json."""
-    for suffix, text in ((".md", to_markdown(outcomes, machine)), (".json", to_json(outcomes, machine))):
-        with atomic_file(folder / f"{name}{suffix}") as temporary:
+def write(outcomes: Sequence[Outcome], machine: Machine, table: Path, data: Path) -> None:
+    """The Markdown table for people, and everything that was measured as JSON; the repository keeps tables only."""
+    for path, text in ((table, to_markdown(outcomes, machine)), (data, to_json(outcomes, machine))):
+        with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

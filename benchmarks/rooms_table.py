@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.report import commit
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.cross_validation import pool
 from fit3d_finetune.probing.results import ProbeResults
@@ -58,12 +58,12 @@ def write_table(path: Path, evidence: Evidence) -> None:
     lines = [
         f"# Five-fold cross-validation over {rooms} rooms",
         "",
-        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}, commit {_commit()}, {platform.machine()}",
+        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}, commit {commit()}, {platform.machine()}",
         f"({_versions(runs[0])}); what it says: [README.md](README.md).",
         "",
         f"Every room is a test room once. Protocol {runs[0].protocol}, probe seeds {_joined(runs[0].seeds)}; a second",
-        f"seed of fine-tuning in {len(seconds)} folds. Figures are means over rooms. Intervals and p-values: hierarchical",
-        "bootstrap over rooms, blocks of frames and seeds; p after Holm's correction over all rows of a table.",
+        f"seed of fine-tuning in {len(seconds)} folds. Figures are means over rooms. Intervals and p-values:",
+        "hierarchical bootstrap over rooms, blocks of frames and seeds; p after Holm's correction over a table's rows.",
         "",
         "## Against the original",
         "",
@@ -101,7 +101,8 @@ def write_table(path: Path, evidence: Evidence) -> None:
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Table:
     """One row per comparison, with what the test says of it."""
-    rows = _header("figure", "arm", "against", "before → after", "difference", "95 % interval", "p (Holm)", "rooms better")
+    titles = ("figure", "arm", "against", "before → after", "difference", "95 % interval", "p (Holm)", "rooms better")
+    rows = _header(*titles)
     for each in comparisons:
         gains = [scene.difference * (1 if each.higher_is_better else -1) for scene in each.scenes]
         figures = f"{each.write(each.before)} → {each.write(each.after)} {each.unit}"
@@ -211,9 +212,3 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _versions(results: ProbeResults) -> str:
     return _joined([f"{name} {value}" for name, value in results.versions.items()])
-
-
-def _commit() -> str:
-    folder = Path(__file__).parent
-    done = subprocess.run(("git", "rev-parse", "--short", "HEAD"), cwd=folder, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"

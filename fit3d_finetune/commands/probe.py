@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,19 +13,29 @@ from rich.table import Table
 from fit3d_finetune.backbone.hub import read_finetuned, require_original
 from fit3d_finetune.probing.data.checks import TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.probing.run import Probing, default_arms, probe
-from fit3d_finetune.probing.tables import write_tables
+from fit3d_finetune.probing.tables import TABLES, write_tables
+from fit3d_finetune.report.data import FIGURE_FILES
 from fit3d_finetune.report.metrics import metrics_of
-from fit3d_finetune.report.page import write_report
+from fit3d_finetune.report.page import FIGURES_FOLDER, write_report
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
 from fit3d_ns.features.backbone import BackboneConfig
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
+COMMAND = "fit3d-probe"
+OUTPUT_FILES = (
+    *(RESULTS_FILE, REPORT_FILE),
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{FIGURES_FOLDER}/{figure}" for figure in FIGURE_FILES),
+)
+"""All that a probing writes into its folder."""
 
 
 @dataclass
@@ -45,13 +56,17 @@ class ProbeArguments:
     tasks: tuple[TaskName, ...] = TASKS
     """What to measure."""
     protocol: ProtocolName = "fast"
-    """fast: whole images, minutes on a CPU; paper: the published windows, iterations and averaging."""
+    """fast: cached features of whole images, minutes on a CPU; paper: what the published code does, crops encoded anew
+    in every iteration (hours on a GPU, weeks on a CPU)."""
     iterations: int | None = None
     """Probe training steps instead of the protocol's (both tasks)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One probe of each arm per seed."""
     max_depth: float = 10.0
     """Metres; the bins end there and farther pixels do not count (80 for streets)."""
+    depth_benchmark: DepthBenchmarkName = "none"
+    """Crops of a benchmark: where depth is scored (Eigen's for scannet and nyu, Garg's for kitti), and what the paper
+    protocol trains on; none: whole images."""
     images_root: Path | None = None
     """Where the images of exports are now, if they moved."""
     device: DeviceChoice = "auto"
@@ -74,6 +89,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
         raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
+    require_output_dir(arguments.output_dir)
     data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
     if not train and {*arguments.tasks} - {"consistency"}:
@@ -90,6 +106,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             seeds=arguments.seeds,
             device=choose_device(arguments.device),
             max_depth=arguments.max_depth,
+            benchmark=DEPTH_BENCHMARKS[arguments.depth_benchmark],
         )
     )
     write_results(results, examples, arguments.output_dir)
@@ -100,8 +117,28 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     return results
 
 
+def require_output_dir(output_dir: Path) -> None:
+    """Check that results can be written to their folder, and would replace only those of an earlier probing.
+
+    Raises:
+        InputError: they cannot, or they would replace something else.
+    """
+    require_writable(output_dir / FIGURES_FOLDER)  # and with it the folder itself
+    require_own_files(output_dir, OUTPUT_FILES, COMMAND, _holds_results)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether it holds results of release 0.1, which left no mark."""
+    try:
+        data = json.loads((folder / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"format_version", "arms", "protocol"} <= data.keys()
+
+
 def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
     """results.json, the tables as CSV, and report.html."""
+    mark_own_folder(folder, COMMAND)
     write_tables(results, folder)
     write_report(results, examples, folder / REPORT_FILE)
     results.save(folder / RESULTS_FILE)

@@ -1,21 +1,23 @@
-"""Linear probe for depth: patch features with the class token, linear to bins of depth, expectation over the bins."""
+"""The fast linear probe for depth, on cached features of whole images with their class tokens.
+
+Linear to bins of depth, expectation over the bins; the published one is `probing.paper.depth`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fit3d_finetune.probing.data.encoding import EncodedWindows, Standardization, StandardizedWindows, windows_by_image
+from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
 from fit3d_finetune.probing.depth_loss import binned_depth, depth_loss
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import DEPTH_METRICS, depth_metrics, known_depth
-from fit3d_finetune.probing.protocol import Protocol, learning_rate
+from fit3d_finetune.probing.protocol import FastProtocol, learning_rate
 from fit3d_finetune.probing.results import Arm, DepthResult
 from fit3d_finetune.probing.scene_figures import image_rmse, mean_over_scenes, value_sums
 from fit3d_ns.common.console import progress
@@ -34,17 +36,17 @@ def with_class_tokens(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def train_depth(
-    encoded: EncodedWindows,
+    encoded: EncodedImages,
     statistics: Mapping[str, Standardization],
     arms: Sequence[Arm],
     seeds: Sequence[int],
-    protocol: Protocol,
+    protocol: FastProtocol,
     max_depth: float,
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass over whole images; see `train_segmentation`.
 
     Args:
-        encoded: whole images with depth, all windows without a box.
+        encoded: images with depth.
         statistics: of features and class tokens.
         arms: without class tokens.
         seeds: of the probes.
@@ -58,13 +60,9 @@ def train_depth(
 
     @lru_cache(_CACHED_DEPTHS)
     def truth(index: int) -> Tensor:
-        window = encoded.windows[index]
-        values = torch.from_numpy(
-            encoded.images[window.image].depth()[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].copy()
-        )
-        return values.flip(-1) if window.mirrored else values
+        return torch.from_numpy(encoded.images[index].depth()[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].copy())
 
-    windows = StandardizedWindows(encoded, statistics)
+    images = StandardizedImages(encoded, statistics)
     with progress("steps") as bar:
         task = bar.add_task("Depth probes", total=protocol.depth_iterations)
         for step in range(protocol.depth_iterations):
@@ -77,11 +75,11 @@ def train_depth(
                 # Images of one size together; all are, as a rule.
                 groups: dict[tuple[int, ...], list[int]] = {}
                 for index in random.integers(0, len(encoded), protocol.depth_images).tolist():
-                    size = (*truth(index).shape, *windows.features(windows.backbones[0], index).shape)
+                    size = (*truth(index).shape, *images.features(images.backbones[0], index).shape)
                     groups.setdefault(size, []).append(index)
                 for indices in groups.values():
                     depth = torch.stack([truth(index) for index in indices])
-                    predicted = _predict(heads, windows, indices, place, protocol.depth_upsampling, max_depth)
+                    predicted = _predict(heads, images, indices, place, max_depth)
                     known = (depth > 0) & (depth <= max_depth)
                     losses = depth_loss(_resize(predicted, *depth.shape[-2:]), depth, known)
                     (losses.sum() / protocol.depth_images).backward()
@@ -91,21 +89,16 @@ def train_depth(
 
 
 def _predict(
-    heads: LinearHeads,
-    windows: StandardizedWindows,
-    indices: Sequence[int],
-    seed: int,
-    upsampling: int,
-    max_depth: float,
+    heads: LinearHeads, images: StandardizedImages, indices: Sequence[int], seed: int, max_depth: float
 ) -> Tensor:
-    """Depth [h, w, n, arms] of n windows of one size by the heads of one seed (its index)."""
+    """Depth [h, w, n, arms] of n images of one size by the heads of one seed (its index)."""
     blocks: dict[str, Tensor] = {}
-    for name in windows.backbones:
-        maps = torch.stack([windows.features(name, index) for index in indices])
+    for name in images.backbones:
+        maps = torch.stack([images.features(name, index) for index in indices])
         grid = maps.shape[1:3]
         blocks[name] = maps.flatten(1, 2)
-        blocks[f"{name}/class"] = torch.stack([windows.class_token(name, index) for index in indices])[:, None]
-    return binned_depth(heads(blocks, seed).unflatten(1, grid), max_depth, upsampling)
+        blocks[f"{name}/class"] = torch.stack([images.class_token(name, index) for index in indices])[:, None]
+    return binned_depth(heads(blocks, seed).unflatten(1, grid), max_depth)
 
 
 def _resize(depth: Tensor, height: int, width: int) -> Tensor:
@@ -115,22 +108,14 @@ def _resize(depth: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def predict_depth(
-    heads: LinearHeads,
-    encoded: EncodedWindows,
-    statistics: Mapping[str, Standardization],
-    upsampling: int,
-    max_depth: float,
+    heads: LinearHeads, encoded: EncodedImages, statistics: Mapping[str, Standardization], max_depth: float
 ) -> Iterator[tuple[int, Array]]:
-    """Per image its index and depth [arms, seeds, H, W] in metres, averaged over its windows (itself, mirrored)."""
-    windows = StandardizedWindows(encoded, statistics, max_bytes=0)
-    arms, seeds = heads.shape
-    for image, indices in windows_by_image(encoded).items():
-        height, width = encoded.images[image].size()
-        total = torch.zeros(arms, seeds, height, width)
-        for index, seed in product(indices, range(seeds)):
-            [depth] = _resize(_predict(heads, windows, [index], seed, upsampling, max_depth), height, width)
-            total[:, seed] += depth.flip(-1) if encoded.windows[index].mirrored else depth
-        yield image, (total / len(indices)).numpy()
+    """Per image its index and depth [arms, seeds, H, W] in metres."""
+    images = StandardizedImages(encoded, statistics, max_bytes=0)
+    _, seeds = heads.shape
+    for index, image in enumerate(encoded.images):
+        depths = [_resize(_predict(heads, images, [index], seed, max_depth), *image.size())[0] for seed in range(seeds)]
+        yield index, torch.stack(depths, dim=1).numpy()
 
 
 class DepthScores:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fit3d_ns.features.patch_grid import upsample_to_pixels
 from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch
 
@@ -56,7 +57,21 @@ def binned_depth(outputs: Tensor, max_depth: float, upsampling: int = 1) -> Tens
     layer and bilinear interpolation commute, and here the layer goes first: it then meets 1 / upsampling^2 of the
     places, and its upsampled outputs are never held.
     """
+    if outputs.device.type != "cpu":
+        return _binned_depth(outputs, max_depth, upsampling)
     return _BinnedDepth.apply(outputs, max_depth, upsampling)
+
+
+def _binned_depth(outputs: Tensor, max_depth: float, upsampling: int) -> Tensor:
+    """`binned_depth` in torch, for other devices than the CPU; one image and arm after the other, to bound memory."""
+    n, h, w, arms, count = outputs.shape
+    bins = torch.linspace(MIN_DEPTH, max_depth, count, dtype=outputs.dtype, device=outputs.device)
+    depths = []
+    for image in outputs:
+        for arm in image.unbind(2):
+            weights = upsample_to_pixels(arm, h * upsampling, w * upsampling).relu() + 0.1
+            depths.append(weights @ bins / weights.sum(-1))
+    return torch.stack(depths, dim=-1).unflatten(-1, (n, arms))
 
 
 class _DepthLoss(torch.autograd.Function):

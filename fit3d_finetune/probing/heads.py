@@ -51,6 +51,15 @@ class LinearHeads(nn.Module):
             self.weights[block] = of_seeds
         self.biases = nn.ParameterList([torch.zeros(len(arms), outputs) for _ in seeds])
 
+    def weight(self, block: str, seed: int) -> Tensor:
+        """What the features of a block are multiplied by, in the heads of one seed (its index): [C, its users, K]."""
+        weight: Tensor = self.weights[block][seed]  # type: ignore[index]
+        return weight
+
+    def bias(self, seed: int) -> Tensor:
+        """[arms, K] of one seed (its index)."""
+        return self.biases[seed]
+
     def forward(self, blocks: Mapping[str, Tensor], seed: int) -> Tensor:
         """Features [n, N, C] of every block to outputs [n, N, arms, K] of the heads of one seed (its index).
 
@@ -58,13 +67,12 @@ class LinearHeads(nn.Module):
         """
         parts: list[list[Tensor]] = [[] for _ in range(self.shape[0])]
         for block, features in blocks.items():
-            weight = self.weights[block][seed]  # type: ignore[index]
+            weight = self.weight(block, seed)
             products = (features @ weight.flatten(1)).unflatten(-1, (len(self.users[block]), self.outputs))
             for arm, product in zip(self.users[block], products.unbind(-2), strict=True):
                 parts[arm].append(product)
         # Small parts first: what counts for all rows meets the bias before it meets the rows.
         arms = [
-            sum(sorted(found, key=Tensor.numel), start=bias)
-            for found, bias in zip(parts, self.biases[seed], strict=True)
+            sum(sorted(found, key=Tensor.numel), start=bias) for found, bias in zip(parts, self.bias(seed), strict=True)
         ]
         return torch.stack(arms, dim=-2)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fit3d_finetune.probing.data.labelled_images import VOID
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VOID = 255
 COUNTED_SHARE = 0.002
 DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.counts import Array, ClassCounts, counts_of
-from fit3d_finetune.probing.metrics import VOID, confusion_matrix
+from fit3d_finetune.probing.data.labelled_images import VOID
+from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
 from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes
 from fit3d_ns.common.console import progress
@@ -60,8 +61,10 @@ def nearest_neighbour_segmentation(
         seed: of that sample.
 
     Raises:
-        InputError: no training patch has a label.
+        InputError: no training patch has a label, or no test pixel.
     """
+    if not labelled_pixels.any():
+        raise InputError("no test image has a labelled pixel; give test data with labels.")
     num_classes = labelled_pixels.shape[1]
     features, classes = sample_patches(train, num_classes, max_train_patches, seed)
     intersections = np.zeros((len(arms), 1, *labelled_pixels.shape), np.int64)

@@ -11,37 +11,26 @@ ProtocolName = Literal["fast", "paper"]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Sizes, schedules and windows of the linear probes."""
+class FastProtocol:
+    """Whole images, so that each is encoded once; higher learning rates than published, as fewer steps must do."""
 
-    name: ProtocolName
-    crop: int | None
-    """Side of the square windows in which images are encoded for segmentation, after their shorter side was brought
-    to it; None: whole images as they are."""
-    stride: int
-    """Of the sliding windows at test time."""
-    crops_per_image: int
-    """Random training windows per image, drawn once so that each is encoded once; each also mirrored."""
-    segmentation_iterations: int
-    segmentation_warmup: int
-    segmentation_lr: float
-    segmentation_windows: int
+    name: ProtocolName = "fast"
+    segmentation_iterations: int = 1_200
+    segmentation_warmup: int = 100
+    segmentation_lr: float = 2e-3
+    segmentation_images: int = 8
     """Per batch."""
-    pixels_per_window: int
-    """Random labelled pixels of a window at which the upsampled cross entropy is taken."""
-    depth_iterations: int
-    depth_warmup: int
-    depth_lr: float
-    depth_images: int
+    pixels_per_image: int = 256
+    """Random labelled pixels of an image at which the upsampled cross entropy is taken."""
+    depth_iterations: int = 800
+    depth_warmup: int = 80
+    depth_lr: float = 1e-3
+    depth_images: int = 4
     """Per batch."""
-    depth_bins: int
-    depth_upsampling: int
-    """Factor by which features are upsampled before the depth head."""
-    flip_test: bool
-    """Average depth over the image and its mirror image."""
+    depth_bins: int = 64
     weight_decay: float = 1e-4
 
-    def shortened(self, iterations: int) -> Protocol:
+    def shortened(self, iterations: int) -> FastProtocol:
         """The protocol with so many iterations of both tasks, its warm-ups no longer than a tenth or third of them."""
         return replace(
             self,
@@ -52,51 +41,63 @@ class Protocol:
         )
 
 
-# FiT3D's settings (ECCV 2024, supplementary; those of DINOv2's linear probes). Their batches are spread over 8 GPUs.
-PAPER = Protocol(
-    name="paper",
-    crop=512,
-    stride=341,
-    crops_per_image=4,
-    segmentation_iterations=40_000,
-    segmentation_warmup=1_500,
-    segmentation_lr=1e-3,
-    segmentation_windows=16,
-    pixels_per_window=4_096,
-    depth_iterations=38_400,
-    depth_warmup=12_800,
-    depth_lr=1e-4,
-    depth_images=16,
-    depth_bins=256,
-    depth_upsampling=4,
-    flip_test=True,
-)
+@dataclass(frozen=True)
+class PaperProtocol:
+    """What FiT3D's published code does (ECCV 2024; after DINOv2's linear probes), see docs/fidelity/probes.md."""
 
-# Whole images, so that each is encoded once; higher learning rates, as fewer steps must do.
-FAST = Protocol(
-    name="fast",
-    crop=None,
-    stride=1,
-    crops_per_image=1,
-    segmentation_iterations=1_200,
-    segmentation_warmup=100,
-    segmentation_lr=2e-3,
-    segmentation_windows=8,
-    pixels_per_window=256,
-    depth_iterations=800,
-    depth_warmup=80,
-    depth_lr=1e-3,
-    depth_images=4,
-    depth_bins=64,
-    depth_upsampling=1,
-    flip_test=False,
-)
+    name: ProtocolName = "paper"
+    batch: int = 16
+    """Images per iteration: the published 8 GPUs with 2 each."""
+    segmentation_iterations: int = 40_000
+    segmentation_warmup: int = 1_500
+    segmentation_lr: float = 1e-3
+    segmentation_weight_decay: float = 1e-4
+    segmentation_sides: tuple[int, int] = (2048, 512)
+    """Images are resized as large as fits: the longer and the shorter side, in pixels."""
+    segmentation_scales: tuple[float, float] = (0.5, 2.0)
+    """In training the sides are multiplied by a random factor in between."""
+    segmentation_crop: int = 512
+    segmentation_stride: int = 341
+    """Of the sliding windows at test time."""
+    category_share: float = 0.75
+    """A crop is drawn again while one class has so much of its labelled pixels, or it has less than two classes,"""
+    category_tries: int = 10
+    """but at most so many times."""
+    depth_iterations: int = 38_400
+    depth_warmup: int = 12_800
+    depth_lr: float = 1e-4
+    depth_weight_decay: float = 0.01
+    depth_gradient_norm: float = 35.0
+    """Gradients of a head are scaled down to this norm where theirs is larger."""
+    depth_bins: int = 256
+    depth_upsampling: int = 4
+    """Factor by which features are upsampled before the depth head."""
+    depth_images_per_loss: int = 2
+    """The scale-invariant loss is of so many images together: those of one GPU."""
+    depth_loss_warmup: int = 100
+    """Iterations whose scale-invariant loss has the mean alone, without the variance."""
+    rotation: float = 2.5
+    """Degrees; half of the training images are turned by up to so much."""
 
+    def shortened(self, iterations: int) -> PaperProtocol:
+        """The protocol with so many iterations of both tasks, its warm-ups no longer than a tenth or third of them."""
+        return replace(
+            self,
+            segmentation_iterations=iterations,
+            segmentation_warmup=min(self.segmentation_warmup, iterations // 10),
+            depth_iterations=iterations,
+            depth_warmup=min(self.depth_warmup, iterations // 3),
+            depth_loss_warmup=min(self.depth_loss_warmup, iterations // 10),
+        )
+
+
+Protocol = FastProtocol | PaperProtocol
+FAST, PAPER = FastProtocol(), PaperProtocol()
 PROTOCOLS: dict[ProtocolName, Protocol] = {"fast": FAST, "paper": PAPER}
 
 
 def learning_rate(step: int, iterations: int, warmup: int, lr: float) -> float:
-    """Linear warm-up, then the poly schedule with power 1: straight down to zero."""
+    """Of the fast protocol: linear warm-up, and straight down to zero."""
     rising = min(1.0, (step + 1) / max(1, warmup))
     return lr * rising * (1 - step / iterations)
 

@@ -18,18 +18,16 @@ from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.correspondences import ConsistencyView
 from fit3d_finetune.probing.counts import Array, no_pixels
 from fit3d_finetune.probing.data.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
-from fit3d_finetune.probing.data.encoding import (
-    EncodedWindows,
-    random_windows,
-    sliding_windows,
-    standardizations,
-    whole_images,
-)
+from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
+from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, scenes_of
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
-from fit3d_finetune.probing.protocol import Protocol
+from fit3d_finetune.probing.paper import depth as paper_depth
+from fit3d_finetune.probing.paper import segmentation as paper_segmentation
+from fit3d_finetune.probing.paper.encoding import CropEncoder
+from fit3d_finetune.probing.protocol import PaperProtocol, Protocol
 from fit3d_finetune.probing.results import Arm, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare_arms
@@ -52,15 +50,13 @@ class Probing:
     seeds: tuple[int, ...]
     device: str = "cpu"
     max_depth: float = 10.0
+    benchmark: DepthBenchmark = DEPTH_BENCHMARKS["none"]
 
     @property
     def trains_on_whole_images(self) -> bool:
-        """Whether a task needs the features of whole, unmirrored training images."""
-        return (
-            "nearest-neighbours" in self.tasks
-            or ("segmentation" in self.tasks and self.protocol.crop is None)
-            or ("depth" in self.tasks and not self.protocol.flip_test)
-        )
+        """Whether a task needs the cached features of training images."""
+        probes = {"segmentation", "depth"} & {*self.tasks}
+        return "nearest-neighbours" in self.tasks or (self.protocol.name == "fast" and bool(probes))
 
 
 def default_arms(backbones: Sequence[str]) -> list[Arm]:
@@ -75,7 +71,7 @@ def default_arms(backbones: Sequence[str]) -> list[Arm]:
 
 
 def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
-    """Run all tasks; heads stay on the CPU, backbones run on `probing.device`.
+    """Run all tasks. Backbones run on `probing.device`, and so do the heads of the paper protocol; others on the CPU.
 
     Raises:
         InputError: a task lacks its labels, depth or cameras, or files are not fit for it.
@@ -88,6 +84,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     labelled = _check_files(probing)
     image_scenes = scenes_of(probing.test)
     scenes = list(dict.fromkeys(image_scenes))
+    # The published mean goes over all classes (without those that are neither labelled nor predicted).
+    counted = counted_classes(labelled.sum(axis=0)) if probing.protocol.name == "fast" else list(range(len(classes)))
     seconds: dict[str, float] = {}
     results = ProbeResults(
         protocol=probing.protocol.name,
@@ -100,27 +98,27 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
         scenes=scenes,
         image_scenes=[scenes.index(name) for name in image_scenes],
         classes=list(classes),
-        counted_classes=counted_classes(labelled.sum(axis=0)),
+        counted_classes=counted,
         labelled_pixels=labelled,
         versions={name: version(name) for name in ("fit3d", "torch", "timm")},
     )
     with _timed(seconds, "encoding"):
-        windows = whole_images(len(train)) if probing.trains_on_whole_images else []
-        whole_train = EncodedWindows(train, windows, probing.backbones, probing.device)
-        whole_test = EncodedWindows(test, whole_images(len(test)), probing.backbones, probing.device)
-    examples = [_example(test[i], i, whole_test, classes, probing) for i in _spread(len(test))]
+        used = train if probing.trains_on_whole_images else []
+        encoded_train = EncodedImages(used, probing.backbones, probing.device)
+        encoded_test = EncodedImages(test, probing.backbones, probing.device)
+    examples = [_example(test[i], i, encoded_test, classes, probing) for i in _spread(len(test))]
     at = {index: place for place, index in enumerate(_spread(len(test)))}
 
     # First: views that show nothing in common are found before hours of training.
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
             views = _geometry(test, image_scenes)
-            maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, whole_test, index)) for arm in probing.arms}
+            maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, encoded_test, index)) for arm in probing.arms}
             results = replace(results, consistency=measure_consistency(views, maps))
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
             scores = SegmentationScores(probing.arms, probing.seeds, labelled)
-            for index, predicted in _segment(probing, train, test, whole_train, whole_test, len(classes)):
+            for index, predicted in _segment(probing, encoded_train, encoded_test, len(classes)):
                 scores.add(index, test[index].labels(len(classes)), predicted)
                 if index in at:
                     firsts = {arm.name: predicted[a][0] for a, arm in enumerate(probing.arms)}
@@ -130,8 +128,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     if "depth" in probing.tasks:
         with _timed(seconds, "depth"):
             depths = DepthScores(probing.arms, probing.seeds, len(test), probing.max_depth)
-            for index, predicted_depth in _estimate_depth(probing, train, test, whole_train, whole_test):
-                depths.add(index, test[index].depth(), predicted_depth)
+            for index, predicted_depth in _estimate_depth(probing, encoded_train, encoded_test):
+                depths.add(index, probing.benchmark.scored(test[index].depth()), predicted_depth)
                 if index in at:
                     first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_depth.update(first)
@@ -139,8 +137,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     if "nearest-neighbours" in probing.tasks:
         with _timed(seconds, "nearest neighbours"):
             found = nearest_neighbour_segmentation(
-                _labelled_maps(whole_train, train, len(classes)),
-                _labelled_maps(whole_test, test, len(classes)),
+                _labelled_maps(encoded_train, train, len(classes)),
+                _labelled_maps(encoded_test, test, len(classes)),
                 probing.arms,
                 labelled,
                 results.image_scenes,
@@ -160,50 +158,41 @@ def _geometry(images: Sequence[LabelledImage], scenes: Sequence[str]) -> list[Co
 
 
 def _segment(
-    probing: Probing,
-    train: list[LabelledImage],
-    test: list[LabelledImage],
-    whole_train: EncodedWindows,
-    whole_test: EncodedWindows,
-    num_classes: int,
-) -> Iterator[tuple[int, Any]]:
-    protocol = probing.protocol
-    if protocol.crop is not None:
-        windows = random_windows(train, protocol.crop, protocol.crops_per_image)
-        whole_train = EncodedWindows(train, windows, probing.backbones, probing.device)
-        windows = sliding_windows(test, protocol.crop, protocol.stride)
-        whole_test = EncodedWindows(test, windows, probing.backbones, probing.device)
-    statistics = standardizations(whole_train)
-    heads = train_segmentation(whole_train, statistics, probing.arms, num_classes, probing.seeds, protocol)
-    yield from predict_segmentation(heads, whole_test, statistics)
+    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages, num_classes: int
+) -> Iterator[tuple[int, list[list[Any]]]]:
+    protocol, arms, seeds = probing.protocol, probing.arms, probing.seeds
+    if isinstance(protocol, PaperProtocol):
+        train, test = _images(probing.train), _images(probing.test)
+        encoder = CropEncoder(probing.backbones, probing.device, final_norm=True)
+        trained = paper_segmentation.train_segmentation(encoder, train, arms, num_classes, seeds, protocol)
+        return paper_segmentation.predict_segmentation(encoder, trained, test, protocol)
+    statistics = standardizations(encoded_train)
+    heads = train_segmentation(encoded_train, statistics, arms, num_classes, seeds, protocol)
+    return predict_segmentation(heads, encoded_test, statistics)
 
 
 def _estimate_depth(
-    probing: Probing,
-    train: list[LabelledImage],
-    test: list[LabelledImage],
-    whole_train: EncodedWindows,
-    whole_test: EncodedWindows,
+    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
 ) -> Iterator[tuple[int, Any]]:
-    protocol = probing.protocol
-    if protocol.flip_test:
-        both = whole_images(len(train)) + whole_images(len(train), mirrored=True)
-        whole_train = EncodedWindows(train, both, probing.backbones, probing.device)
-        both = whole_images(len(test)) + whole_images(len(test), mirrored=True)
-        whole_test = EncodedWindows(test, both, probing.backbones, probing.device)
-    statistics = standardizations(whole_train)
-    heads = train_depth(whole_train, statistics, probing.arms, probing.seeds, protocol, probing.max_depth)
-    yield from predict_depth(heads, whole_test, statistics, protocol.depth_upsampling, probing.max_depth)
+    protocol, arms, seeds, farthest = probing.protocol, probing.arms, probing.seeds, probing.max_depth
+    if isinstance(protocol, PaperProtocol):
+        train, test, benchmark = _images(probing.train), _images(probing.test), probing.benchmark
+        encoder = CropEncoder(probing.backbones, probing.device, final_norm=False)
+        trained = paper_depth.train_depth(encoder, train, arms, seeds, protocol, benchmark, farthest)
+        return paper_depth.predict_depth(encoder, trained, test, protocol, benchmark, farthest)
+    statistics = standardizations(encoded_train)
+    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest)
+    return predict_depth(heads, encoded_test, statistics, farthest)
 
 
 def _labelled_maps(
-    encoded: EncodedWindows, images: list[LabelledImage], num_classes: int
+    encoded: EncodedImages, images: list[LabelledImage], num_classes: int
 ) -> Iterator[tuple[dict[str, Tensor], Any]]:
     for index, image in enumerate(images):
         yield {name: encoded.features(name, index) for name in encoded.maps}, image.labels(num_classes)
 
 
-def _side_by_side(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
+def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
     """The maps of an arm's backbones as one, [h, w, sum of C]; of unit length each where they are several.
 
     So each counts the same in the cosine of the whole, whatever the length of its features; fine-tuning towards
@@ -220,6 +209,7 @@ def _side_by_side(arm: Arm, encoded: EncodedWindows, index: int) -> Tensor:
 def _check_files(probing: Probing) -> Array:
     """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
     if "depth" in probing.tasks:
+        probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")
         check_depth(probing.test, probing.max_depth, "test")
     if not {"segmentation", "nearest-neighbours"} & {*probing.tasks}:
@@ -230,7 +220,7 @@ def _check_files(probing: Probing) -> Array:
 
 
 def _example(
-    image: LabelledImage, index: int, encoded: EncodedWindows, classes: Sequence[str], probing: Probing
+    image: LabelledImage, index: int, encoded: EncodedImages, classes: Sequence[str], probing: Probing
 ) -> Example:
     with_labels = classes and image.label_path is not None
     return Example(

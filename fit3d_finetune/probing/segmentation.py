@@ -1,9 +1,9 @@
-"""Linear probe for semantic segmentation: normalisation and one linear layer on frozen patch features.
+"""The fast linear probe for semantic segmentation, on cached features of whole images.
 
-The published probe (DINOv2, FiT3D) is a BatchNorm and a 1x1 convolution, upsampled bilinearly to the pixels, with cross
-entropy. Here the normalisation uses the statistics of the whole training set, and the loss is taken at random
-pixels of each window: a linear layer and bilinear interpolation commute, so that the features are interpolated there
-and the mean over pixels is estimated without bias at a hundredth of the cost.
+The published probe (`probing.paper.segmentation`) is a BatchNorm and a 1x1 convolution, upsampled bilinearly to the
+pixels, with cross entropy. Here the normalisation uses the statistics of the whole training set, and the loss is taken
+at random pixels of each image: a linear layer and bilinear interpolation commute, so that the features are interpolated
+there and the mean over pixels is estimated without bias at a hundredth of the cost.
 """
 
 from __future__ import annotations
@@ -19,17 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.counts import ClassCounts, counts_of
-from fit3d_finetune.probing.data.encoding import (
-    EncodedWindows,
-    Standardization,
-    StandardizedWindows,
-    Window,
-    windows_by_image,
-)
+from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
+from fit3d_finetune.probing.data.labelled_images import VOID
 from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.heads import LinearHeads
-from fit3d_finetune.probing.metrics import VOID, confusion_matrix
-from fit3d_finetune.probing.protocol import Protocol, learning_rate
+from fit3d_finetune.probing.metrics import confusion_matrix
+from fit3d_finetune.probing.protocol import FastProtocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
 from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes
 from fit3d_ns.common.console import progress
@@ -41,19 +36,19 @@ _CACHED_LABELS = 512
 
 
 def train_segmentation(
-    encoded: EncodedWindows,
+    encoded: EncodedImages,
     statistics: Mapping[str, Standardization],
     arms: Sequence[Arm],
     num_classes: int,
     seeds: Sequence[int],
-    protocol: Protocol,
+    protocol: FastProtocol,
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass.
 
-    A seed decides its heads' start and which windows and pixels they see; all arms see the same ones.
+    A seed decides its heads' start and which images and pixels they see; all arms see the same ones.
 
     Args:
-        encoded: training windows of labelled images.
+        encoded: labelled training images.
         statistics: of the training features, by backbone.
         arms: what to concatenate.
         num_classes: K.
@@ -62,7 +57,7 @@ def train_segmentation(
     """
     heads = LinearHeads(arms, {name: maps.channels for name, maps in encoded.maps.items()}, num_classes, seeds)
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=protocol.weight_decay, fused=True)
-    windows = StandardizedWindows(encoded, statistics)
+    images = StandardizedImages(encoded, statistics)
     read_labels = lru_cache(_CACHED_LABELS)(lambda image: encoded.images[image].labels(num_classes))
     with progress("steps") as bar:
         task = bar.add_task("Segmentation probes", total=protocol.segmentation_iterations)
@@ -76,7 +71,7 @@ def train_segmentation(
             for place, seed in enumerate(seeds):
                 batch = _draw(encoded, read_labels, seed, step, protocol)
                 labels = torch.cat([drawn.labels for drawn in batch])
-                logits = _logits(heads, windows, batch, place)
+                logits = _logits(heads, images, batch, place)
                 loss = F.cross_entropy(
                     logits.flatten(0, 1), labels.repeat_interleave(len(arms)), ignore_index=VOID, reduction="sum"
                 )
@@ -88,32 +83,29 @@ def train_segmentation(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Random pixels of one window."""
+    """Random pixels of one image."""
 
-    window: int
+    image: int
     places: Array
-    """[n, 2]: x and y in the window, in 0..1."""
+    """[n, 2]: x and y in the image, in 0..1."""
     labels: Tensor
-    """[n]; all void if the window has no labelled pixel."""
+    """[n]; all void if the image has no labelled pixel."""
 
 
-def _draw(encoded: EncodedWindows, read_labels: Any, seed: int, step: int, protocol: Protocol) -> list[_Drawn]:
+def _draw(encoded: EncodedImages, read_labels: Any, seed: int, step: int, protocol: FastProtocol) -> list[_Drawn]:
     """What a seed sees in a step."""
     random = np.random.default_rng([seed, step])
     drawn = []
-    for index in random.integers(0, len(encoded), protocol.segmentation_windows):
-        window = encoded.windows[index]
-        labels = read_labels(window.image)
-        row, column = window.pixels(*labels.shape)
-        cut = labels[row, column]
-        r, c = np.divmod(_labelled_pixels(cut, protocol.pixels_per_window, random), cut.shape[1])
-        places = window.places(r + row.start, c + column.start, *labels.shape)
-        drawn.append(_Drawn(int(index), places, torch.from_numpy(cut[r, c].astype(np.int64))))
+    for index in random.integers(0, len(encoded), protocol.segmentation_images).tolist():
+        labels = read_labels(index)
+        r, c = np.divmod(_labelled_pixels(labels, protocol.pixels_per_image, random), labels.shape[1])
+        places = np.stack([(c + 0.5) / labels.shape[1], (r + 0.5) / labels.shape[0]], axis=-1)
+        drawn.append(_Drawn(index, places, torch.from_numpy(labels[r, c].astype(np.int64))))
     return drawn
 
 
 def _labelled_pixels(labels: Array, count: int, random: np.random.Generator) -> Array:
-    """Flat indices of random pixels of a window that are not void; of any pixels if all are."""
+    """Flat indices of random pixels of an image that are not void; of any pixels if all are."""
     _kernels = load_kernels("fit3d_finetune.probing._kernels")
 
     up_to_row = np.empty(len(labels), np.int64)
@@ -127,12 +119,12 @@ def _labelled_pixels(labels: Array, count: int, random: np.random.Generator) -> 
     return found
 
 
-def _logits(heads: LinearHeads, windows: StandardizedWindows, batch: Sequence[_Drawn], seed: int) -> Tensor:
+def _logits(heads: LinearHeads, images: StandardizedImages, batch: Sequence[_Drawn], seed: int) -> Tensor:
     """Logits [N, arms, K] of one seed (its index) at the pixels that it drew.
 
     The linear layer goes before the interpolation where there are fewer patches than pixels, and after it elsewhere.
     """
-    maps = {name: [windows.features(name, drawn.window) for drawn in batch] for name in windows.backbones}
+    maps = {name: [images.features(name, drawn.image) for drawn in batch] for name in images.backbones}
     grids = [map.shape[:2] for map in next(iter(maps.values()))]
     if len(batch[0].places) <= grids[0][0] * grids[0][1]:
         sampled = {
@@ -142,48 +134,35 @@ def _logits(heads: LinearHeads, windows: StandardizedWindows, batch: Sequence[_D
         return heads({name: rows[None] for name, rows in sampled.items()}, seed)[0]
     rows = {name: torch.cat([map.flatten(0, 1) for map in found]) for name, found in maps.items()}
     logits = heads({name: values[None] for name, values in rows.items()}, seed)[0].flatten(1)
-    of_windows = logits.split([h * w for h, w in grids])
+    of_images = logits.split([h * w for h, w in grids])
     parts = [
         sample_features(values.unflatten(0, grid), drawn.places)
-        for values, grid, drawn in zip(of_windows, grids, batch, strict=True)
+        for values, grid, drawn in zip(of_images, grids, batch, strict=True)
     ]
     return torch.cat(parts).unflatten(1, (-1, heads.outputs))
 
 
 @torch.no_grad()
 def predict_segmentation(
-    heads: LinearHeads, encoded: EncodedWindows, statistics: Mapping[str, Standardization]
+    heads: LinearHeads, encoded: EncodedImages, statistics: Mapping[str, Standardization]
 ) -> Iterator[tuple[int, list[list[Array]]]]:
-    """Per image its index and the predicted classes [arms][seeds] of [H, W]; logits are averaged over windows.
+    """Per image its index and the predicted classes [arms][seeds] of [H, W].
 
     Args:
         heads: trained.
-        encoded: windows that cover every image, none mirrored.
+        encoded: the test images.
         statistics: those of training.
     """
     arms, seeds = heads.shape
-    for image, indices in windows_by_image(encoded).items():
-        height, width = encoded.images[image].size()
-        maps = []
-        for index in indices:
-            blocks = {name: statistics[name](encoded.features(name, index)) for name in encoded.maps}
-            logits = torch.stack([heads(blocks, seed) for seed in range(seeds)])
-            maps.append((encoded.windows[index], logits))
-        predicted = [[_merge(maps, arm, seed, height, width) for seed in range(seeds)] for arm in range(arms)]
-        yield image, predicted
-
-
-def _merge(maps: Sequence[tuple[Window, Tensor]], arm: int, seed: int, height: int, width: int) -> Array:
-    """Class of every pixel: the best of the mean over the windows that show it of logits [seeds, h, w, arms, K]."""
-    total = torch.zeros(height, width, maps[0][1].shape[-1])
-    count = torch.zeros(height, width, 1)
-    for window, logits in maps:
-        rows, columns = window.pixels(height, width)
-        total[rows, columns] += upsample_to_pixels(
-            logits[seed, :, :, arm], rows.stop - rows.start, columns.stop - columns.start
-        )
-        count[rows, columns] += 1
-    return (total / count).argmax(-1).numpy()
+    for index, image in enumerate(encoded.images):
+        height, width = image.size()
+        blocks = {name: statistics[name](encoded.features(name, index)) for name in encoded.maps}
+        logits = [heads(blocks, seed) for seed in range(seeds)]
+        predicted = [
+            [upsample_to_pixels(logits[seed][:, :, arm], height, width).argmax(-1).numpy() for seed in range(seeds)]
+            for arm in range(arms)
+        ]
+        yield index, predicted
 
 
 class SegmentationScores:

@@ -7,6 +7,7 @@ something takes all maps at once, and what it fits is applied to each of them.
 from __future__ import annotations
 
 import colorsys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from fit3d_ns.features.pca import ColorProjection, fit_pca
@@ -55,8 +57,8 @@ def colour_features(map: Tensor, projection: ColorProjection) -> Array:
     return colours
 
 
-def fit_clusters(maps: Sequence[Tensor], count: int, seed: int = 0, iterations: int = 50) -> Tensor:
-    """k-means (Lloyd, started by k-means++) of the patches of all maps together.
+def fit_clusters(maps: Sequence[Tensor], count: int, seed: int = 0, iterations: int = 20) -> Tensor:
+    """k-means (scipy's, started by k-means++) of the patches of all maps together.
 
     The result depends on the maps and the seed alone.
 
@@ -72,18 +74,14 @@ def fit_clusters(maps: Sequence[Tensor], count: int, seed: int = 0, iterations: 
     """
     if not maps:
         raise ValueError("no feature maps to cluster")
-    samples = torch.cat([_plain(map).flatten(0, 1) for map in maps])
-    centres = _spread_out_samples(samples, count, torch.Generator().manual_seed(seed))
-    members = _nearest(samples, centres)
-    for _ in range(iterations):
-        sums = torch.zeros_like(centres).index_add_(0, members, samples)
-        sizes = torch.bincount(members, minlength=len(centres))[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
-        before, members = members, _nearest(samples, centres)
-        if torch.equal(before, members):
-            break
-    sizes = torch.bincount(members, minlength=len(centres))
-    return centres[torch.argsort(sizes, descending=True, stable=True)]
+    samples = torch.cat([_plain(map).flatten(0, 1) for map in maps]).numpy()
+    random = np.random.default_rng(seed)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")  # of empty clusters, which are dropped here
+        centres, members = kmeans2(samples, count, iter=iterations, minit="++", seed=random)
+    sizes = np.bincount(members, minlength=count)
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    return torch.from_numpy(centres[order])
 
 
 def assign_clusters(map: Tensor, centres: Tensor) -> Array:
@@ -184,16 +182,6 @@ def _plain(map: Tensor) -> Tensor:
 def _nearest(samples: Tensor, centres: Tensor) -> Tensor:
     """Index of the nearest centre of each of [N, C] samples; the samples' own norm does not matter."""
     return (centres.square().sum(1) - 2 * samples @ centres.T).argmin(1)
-
-
-def _spread_out_samples(samples: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """k-means++: samples drawn with a chance that grows with the squared distance to those drawn before."""
-    chosen = [int(torch.randint(len(samples), (), generator=random))]
-    distance = (samples - samples[chosen[0]]).square().sum(1)
-    while len(chosen) < count and float(distance.max()) > 0:
-        chosen.append(int(torch.multinomial(distance, 1, generator=random)))
-        distance = torch.minimum(distance, (samples - samples[chosen[-1]]).square().sum(1))
-    return samples[chosen]
 
 
 def _rgb(code: str) -> tuple[int, int, int]:

@@ -85,6 +85,8 @@ def posed_maps(
     """The backbone's features of a split of the views, from the cache where they are there; see `lift_scene`."""
     views = [view for view in scene.views if view.split == split]
     photos = _Photos(views, scene.images_root)
+    for view in views:  # a mask that does not fit is found before the backbone runs
+        _load_mask(view, scene.images_root)
     maps = extract_feature_maps(photos, config, cache_dir, device, [view.path for view in views])
     identity = backbone_fingerprint(config)
     pairs = zip(views, maps.grid_sizes, strict=True)
@@ -258,11 +260,16 @@ def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[st
     pinhole = view.pinhole()
     rule = rule_of(identity["input_rule"])
     height, width = input_size(pinhole.height, pinhole.width, identity["patch_size"], identity["max_size"], rule)
-    mask = None
-    if view.mask_path is not None:
-        pixels = load_mask(resolve(view.mask_path, root), (view.width, view.height))
+    mask, pixels = None, _load_mask(view, root)
+    if pixels is not None:
         pixels = undistort_mask(pixels, view.K, view.distortion, view.camera_model)
         share, _ = pool_to_patch_grid(torch.from_numpy(pixels).float()[..., None], (height, width))
         mask = share[..., 0]
     seen = pinhole.resized(width, height)
     return PinholeView(seen.world_to_camera.float(), seen.K.float(), width, height, grid, mask)
+
+
+def _load_mask(view: ViewInfo, root: Path) -> np.ndarray | None:
+    if view.mask_path is None:
+        return None
+    return load_mask(resolve(view.mask_path, root), (view.width, view.height))

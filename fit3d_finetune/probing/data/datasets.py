@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from fit3d_finetune.probing.data.export_views import read_export
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, PinholeCamera
-from fit3d_finetune.probing.metrics import VOID
+from fit3d_finetune.probing.data.labelled_images import VOID, LabelledImage, LabelledImages, PinholeCamera
 from fit3d_ns.capture.cameras import finite, pose_fault
 from fit3d_ns.capture.checks import check_intrinsics
 from fit3d_ns.capture.lens import PERSPECTIVE_MODELS

@@ -1,4 +1,4 @@
-"""Windows of images and their cached features: each window is encoded once per backbone, whatever is probed."""
+"""Cached features of whole images: each image is encoded once per backbone, whatever is probed (fast protocol)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,65 +18,11 @@ from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of an image as the backbone sees it."""
-
-    image: int
-    """Index into the list of images."""
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """Top, left, bottom, right as shares of the image's sides."""
-    mirrored: bool = False
-    short_side: int | None = None
-    """Length to which the image's shorter side is brought before cutting; None: as it is."""
-
-    def pixels(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of the box in a map of the image's pixels."""
-        top, left, bottom, right = self.box
-        return slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width))
-
-    def places(self, rows: Array, columns: Array, height: int, width: int) -> Array:
-        """Where the centres of pixels (rows, columns) of the whole image lie in the window: [n, 2], x and y in 0..1."""
-        top, left, bottom, right = self.box
-        x = ((columns + 0.5) / width - left) / (right - left)
-        y = ((rows + 0.5) / height - top) / (bottom - top)
-        return np.stack([1 - x if self.mirrored else x, y], axis=-1)
-
-
-def whole_images(count: int, mirrored: bool = False) -> list[Window]:
-    return [Window(i, mirrored=mirrored) for i in range(count)]
-
-
-def random_windows(images: Sequence[LabelledImage], crop: int, per_image: int, seed: int = 0) -> list[Window]:
-    """`per_image` square windows per image at random places, each as it is and mirrored."""
-    random = np.random.default_rng(seed)
-    windows = []
-    for index, image in enumerate(images):
-        height, width = _shape_at(image, crop)
-        for _ in range(per_image):
-            top, left = random.integers(0, height - crop + 1), random.integers(0, width - crop + 1)
-            windows += [_square(index, int(top), int(left), crop, height, width, flip) for flip in (False, True)]
-    return windows
-
-
-def sliding_windows(images: Sequence[LabelledImage], crop: int, stride: int) -> list[Window]:
-    """Square windows that cover each image; the last of a row or column ends at the border."""
-    windows = []
-    for index, image in enumerate(images):
-        height, width = _shape_at(image, crop)
-        tops = [min(top, height - crop) for top in range(0, height - crop + stride, stride)]
-        lefts = [min(left, width - crop) for left in range(0, width - crop + stride, stride)]
-        for top in dict.fromkeys(tops):
-            windows += [_square(index, top, left, crop, height, width, False) for left in dict.fromkeys(lefts)]
-    return windows
-
-
-class EncodedWindows:
-    """Features of some windows under several backbones, read from the cache when asked for.
+class EncodedImages:
+    """Features of whole images under several backbones, read from the cache when asked for.
 
     Args:
-        images: that the windows refer to.
-        windows: what to encode.
+        images: what to encode.
         backbones: by name.
         device: where missing features are computed.
     """
@@ -85,20 +30,19 @@ class EncodedWindows:
     def __init__(
         self,
         images: Sequence[LabelledImage],
-        windows: Sequence[Window],
         backbones: dict[str, BackboneConfig],
         device: torch.device | str = "cpu",
     ) -> None:
-        self.images, self.windows = list(images), list(windows)
-        pixels = _WindowPixels(self.images, self.windows)
-        names = [self.images[window.image].name for window in self.windows]
+        self.images = list(images)
+        pixels = _Pixels(self.images)
+        names = [image.name for image in self.images]
         self.maps: dict[str, FeatureMaps] = {
             name: extract_feature_maps(pixels, config, device=device, names=names, parts=("features", "class_token"))
             for name, config in backbones.items()
         }
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.images)
 
     def features(self, backbone: str, index: int) -> Tensor:
         """[h, w, C] float32."""
@@ -109,17 +53,9 @@ class EncodedWindows:
         return self.maps[backbone].class_token(index).float()
 
 
-def windows_by_image(encoded: EncodedWindows) -> dict[int, list[int]]:
-    """Indices of the windows of each image."""
-    found: dict[int, list[int]] = {}
-    for index, window in enumerate(encoded.windows):
-        found.setdefault(window.image, []).append(index)
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class Standardization:
-    """Mean and standard deviation [C] of a backbone's features over a set of windows."""
+    """Mean and standard deviation [C] of a backbone's features over a set of images."""
 
     mean: Tensor
     std: Tensor
@@ -128,7 +64,7 @@ class Standardization:
         return (features - self.mean) / self.std
 
 
-def standardizations(encoded: EncodedWindows) -> dict[str, Standardization]:
+def standardizations(encoded: EncodedImages) -> dict[str, Standardization]:
     """Of patch features, by backbone name, and of class tokens, by `name/class`."""
     found = {}
     for name in encoded.maps:
@@ -146,17 +82,17 @@ def standardizations(encoded: EncodedWindows) -> dict[str, Standardization]:
     return found
 
 
-class StandardizedWindows:
-    """Standardised features of windows, of which as many as fit stay in memory: training reads each many times.
+class StandardizedImages:
+    """Standardised features of images, of which as many as fit stay in memory: training reads each many times.
 
     Args:
-        encoded: the windows.
-        statistics: `standardizations` of them, or of the windows that the probes were trained on.
+        encoded: the images.
+        statistics: `standardizations` of them, or of the images that the probes were trained on.
         max_bytes: of memory.
     """
 
     def __init__(
-        self, encoded: EncodedWindows, statistics: Mapping[str, Standardization], max_bytes: int = 1 << 30
+        self, encoded: EncodedImages, statistics: Mapping[str, Standardization], max_bytes: int = 1 << 30
     ) -> None:
         self.encoded, self.statistics = encoded, statistics
         self.backbones = list(encoded.maps)
@@ -173,38 +109,14 @@ class StandardizedWindows:
         return self.statistics[f"{backbone}/class"](self.encoded.class_token(backbone, index))
 
 
-class _WindowPixels(Sequence[Array]):
-    """uint8 [H, W, 3] of every window, decoded when asked for."""
+class _Pixels(Sequence[Array]):
+    """uint8 [H, W, 3] of every image, decoded when asked for."""
 
-    def __init__(self, images: list[LabelledImage], windows: list[Window]) -> None:
-        self.images, self.windows = images, windows
-        # Windows of one image come one after the other: decode it once.
-        self._decode = lru_cache(maxsize=2)(lambda index: images[index].image())
+    def __init__(self, images: Sequence[LabelledImage]) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.images)
 
     def __getitem__(self, index: Any) -> Any:
-        window = self.windows[index]
-        pixels = self._decode(window.image)
-        if window.short_side is not None:
-            height, width = _scaled(pixels.shape[0], pixels.shape[1], window.short_side)
-            shrinks = height < pixels.shape[0]
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        rows, columns = window.pixels(*pixels.shape[:2])
-        cut = pixels[rows, columns]
-        return np.ascontiguousarray(cut[:, ::-1] if window.mirrored else cut)
-
-
-def _square(image: int, top: int, left: int, crop: int, height: int, width: int, mirrored: bool) -> Window:
-    box = (top / height, left / width, (top + crop) / height, (left + crop) / width)
-    return Window(image, box, mirrored, crop)
-
-
-def _shape_at(image: LabelledImage, short_side: int) -> tuple[int, int]:
-    return _scaled(*image.size(), short_side)
-
-
-def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
-    scale = short_side / min(height, width)
-    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
+        return np.ascontiguousarray(self.images[index].image())

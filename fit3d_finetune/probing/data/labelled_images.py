@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from fit3d_finetune.probing.correspondences import ConsistencyView
-from fit3d_finetune.probing.metrics import VOID
 from fit3d_ns.capture.images import load_image, read_header
 from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+VOID = 255
+"""Label of pixels that do not count."""
 
 # Metres. Indoor and street scenes lie well within; millimetres read as metres do not, nor do the reverse.
 PLAUSIBLE_DEPTH = (0.05, 200.0)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fit3d_finetune.commands.probe import ProbeArguments, main, run
+from fit3d_finetune.commands import probe as module
+from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
 from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.report.metrics import mean, metrics_of
 from tests.fit3d_finetune.probing.scenes import (
     BACKBONE,
     CLASSES,
@@ -21,8 +23,12 @@ from tests.fit3d_finetune.probing.scenes import (
     write_finetuned,
     write_scene,
 )
+from tests.fit3d_finetune.report.samples import make_results
 
-ARMS = ["original", "fine-tuned", "2D control", "original + fine-tuned", "original + 2D control"]
+ARMS = [
+    *("original", "fine-tuned", "2D control"),
+    *("original + original", "original + fine-tuned", "original + 2D control"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,10 @@ def call_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 
 
 def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     call_main(
         monkeypatch,
@@ -50,6 +59,8 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
         *("--train-data", folders["train"], "--test-data", f"scene:{folders['test']}", "--seeds", "0", "1"),
         *("--device", "cpu", "--output-dir", tmp_path / "out"),
     )
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert written - {"figures", ".fit3d-probe"} <= {*OUTPUT_FILES}
     results = ProbeResults.load(tmp_path / "out/results.json")
     assert [arm.name for arm in results.arms] == ARMS
     assert results.protocol == "fast"
@@ -60,23 +71,36 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert results.counted_classes
     for part in (results.segmentation, results.depth, results.nearest_neighbours, results.consistency):
         assert list(part) == ARMS
-    assert np.shape(results.segmentation["fine-tuned"].accuracy_per_image) == (2, 4)
+    assert results.segmentation["fine-tuned"].counts.unions.shape == (2, 4, 3)
+    assert (results.scenes, results.image_scenes) == (["test"], [0] * 4)
     assert np.isfinite(results.depth["2D control"].rmse).all()
     assert sum(results.consistency["original"].pairs) == 6
-    assert len({result.rmse[0] for result in results.depth.values()}) == 5, "arms differ"
-    assert {c.metric for c in results.comparisons} == {
-        *("pixel accuracy", "RMSE", "nearest-neighbour accuracy", "correspondence recall")
-    }
+    assert len({result.rmse[0] for result in results.depth.values()}) == 6, "arms differ"
+    assert {c.task for c in results.comparisons} == {"segmentation", "depth", "nearest_neighbours", "consistency"}
+    for comparison in results.comparisons:
+        assert not comparison.tested, "one scene is no sample"
+        shown = next(metric for metric in metrics_of(results) if metric.part == comparison.task)
+        for arm, value in ((comparison.arm, comparison.after), (comparison.baseline, comparison.before)):
+            assert value == pytest.approx(mean(shown.measured(results, arm)), rel=1e-12), "what is shown is compared"
+    beside_itself = [c for c in results.comparisons if c.arm == "original + original"]
+    assert {c.task: c.difference == 0 for c in beside_itself} == {
+        **{"segmentation": False, "depth": False, "nearest_neighbours": True, "consistency": True}
+    }, "trained heads of their own, but the same neighbours"
     assert [c.arm for c in results.comparisons if c.metric == "RMSE"] == ARMS[1:]
     assert all(c.baseline == "original" for c in results.comparisons)
     hashes = {name: backbone["weights_sha256"] for name, backbone in results.backbones.items()}
     assert len(set(hashes.values())) == 3
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {"segmentation", "classes", "depth", "nearest_neighbours", "consistency"}
+    tables = {"segmentation", "classes", "depth", "nearest_neighbours", "consistency", "comparisons", "scenes"}
     assert written >= {"results.json", "report.html", *(f"{name}.csv" for name in tables)}
-    assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 5 * 2
+    assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 6 * 2
     page = (tmp_path / "out/report.html").read_text()
     assert all(name in page for name in (*ARMS[:3], *CLASSES))
+    said = capsys.readouterr()
+    assert "in 1 of 1 scene" in said.out + said.err
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    for text in (said.out, said.err, *(path.read_text() for path in files)):
+        assert "significan" not in text, "of one scene nothing is significant, anywhere"
 
 
 def test_the_same_seeds_give_the_same_figures_and_a_seed_does_not_depend_on_the_others(
@@ -97,8 +121,11 @@ def test_the_same_seeds_give_the_same_figures_and_a_seed_does_not_depend_on_the_
         )
 
     first, second, alone = figures((0, 1)), figures((0, 1)), figures((1,))
-    assert [arm.name for arm in first.arms] == ["original"]
-    assert first.segmentation == second.segmentation
+    assert [arm.name for arm in first.arms] == ["original", "original + original"]
+    for arm in ("original", "original + original"):
+        counts = [results.segmentation[arm].counts for results in (first, second)]
+        np.testing.assert_array_equal(counts[0].intersections, counts[1].intersections)
+        assert first.segmentation[arm].miou == second.segmentation[arm].miou
     assert first.depth == second.depth
     assert first.depth["original"].rmse[0] != first.depth["original"].rmse[1]
     assert alone.depth["original"].rmse[0] == pytest.approx(first.depth["original"].rmse[1], rel=1e-4)
@@ -212,3 +239,55 @@ def test_a_control_of_another_backbone_is_refused(folders: dict[str, Path], tmp_
     )
     with pytest.raises(InputError, match="started from another backbone than --finetuned"):
         run(arguments)
+
+
+# ---- where results go
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_data", pytest.fail)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self", "x" * 300])
+def test_a_place_that_cannot_be_written_is_found_before_any_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    with pytest.raises(SystemExit) as stop:
+        call_main(monkeypatch, "--test-data", "anything", "--output-dir", tmp_path / place)
+    assert stop.value.code == 2
+    assert "error: --output-dir" in capsys.readouterr().err
+    assert tree(tmp_path) == {"file": "a user's"}
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", [*OUTPUT_FILES, "figures"])
+def test_a_users_file_that_would_be_replaced_is_found_before_any_work_and_stays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        call_main(monkeypatch, "--test-data", "anything", "--output-dir", tmp_path)
+    assert stop.value.code == 2
+    assert str(tmp_path / name) in capsys.readouterr().err
+    assert tree(tmp_path) == {name: "{}"}
+
+
+def test_results_of_an_earlier_probing_are_replaced_and_other_files_stay(tmp_path: Path) -> None:
+    results = make_results()
+    (tmp_path / "notes.txt").write_text("a user's")
+    module.require_output_dir(tmp_path)
+    write_results(results, [], tmp_path)
+    module.require_output_dir(tmp_path)
+    (tmp_path / ".fit3d-probe").unlink()  # as release 0.1 left it
+    module.require_output_dir(tmp_path)
+    write_results(results, [], tmp_path)
+    assert ProbeResults.load(tmp_path / "results.json").arms == results.arms
+    assert tree(tmp_path)["notes.txt"] == "a user's"

@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from fit3d_finetune.backbone.hub import save_finetuned
-from fit3d_finetune.probing.data.encoding import Window, whole_images
-from fit3d_finetune.probing.protocol import FAST, Protocol
+from fit3d_finetune.probing.protocol import FAST, FastProtocol
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 60.0
@@ -27,8 +26,8 @@ TINY = replace(
     FAST,
     segmentation_iterations=30,
     segmentation_warmup=3,
-    segmentation_windows=3,
-    pixels_per_window=32,
+    segmentation_images=3,
+    pixels_per_image=32,
     depth_iterations=30,
     depth_warmup=3,
     depth_images=2,
@@ -120,21 +119,20 @@ class _Maps:
 
 
 class FakeEncoded:
-    """Features by backbone that are given instead of computed; stands in for EncodedWindows."""
+    """Features by backbone that are given instead of computed; stands in for EncodedImages."""
 
     def __init__(
         self,
         images: Sequence[FakeImage],
         features: dict[str, list[Tensor]],
-        windows: list[Window] | None = None,
         tokens: dict[str, list[Tensor]] | None = None,
     ) -> None:
-        self.images, self.windows = list(images), windows or whole_images(len(images))
+        self.images = list(images)
         self.maps = {name: _Maps(maps[0].shape[-1]) for name, maps in features.items()}
         self._features, self._tokens = features, tokens
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.images)
 
     def features(self, backbone: str, index: int) -> Tensor:
         return self._features[backbone][index]
@@ -145,7 +143,7 @@ class FakeEncoded:
         return self._tokens[backbone][index]
 
 
-def tiny(**changes: Any) -> Protocol:
+def tiny(**changes: Any) -> FastProtocol:
     return replace(TINY, **changes)
 
 

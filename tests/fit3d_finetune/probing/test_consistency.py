@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -122,19 +121,30 @@ def test_consistent_features_score_high_and_random_ones_low(views: list[Consiste
     # Two patches around the true place are 13 of 48: chance, where no border cuts them off.
     assert results["random"].recall[0] < 0.45
     assert results["wall"].pairs == results["random"].pairs
-    angles = [[angle for angle, _ in result.recall_per_pair] for result in results.values()]
-    assert angles[0] == angles[1]
-    assert len(angles[0]) == sum(results["wall"].pairs)
+    bins = [result.pair_bins for result in results.values()]
+    assert bins[0] == bins[1]
+    assert [bins[0].count(index) for index in range(3)] == results["wall"].pairs
 
 
-def test_bins_average_over_pairs_and_empty_ones_are_nan(views: list[ConsistencyView]) -> None:
+def test_bins_average_over_the_pairs_of_a_scene_and_then_over_scenes(views: list[ConsistencyView]) -> None:
+    # Of one scene four views, of the other two: the pairs of the smaller one must not count less.
+    mixed = [dataclasses.replace(view, scene="aabaab"[index]) for index, view in enumerate(views)]
     maps = [torch.randn(*GRID, 8) for _ in views]
-    [result] = measure_consistency(views, {"a": maps.__getitem__}).values()
-    edges = result.angle_edges
-    for index, (low, high) in enumerate(itertools.pairwise(edges)):
-        recalls = [recall for angle, recall in result.recall_per_pair if low <= angle < high]
-        assert len(recalls) == result.pairs[index]
-        assert result.recall[index] == pytest.approx(np.mean(recalls) if recalls else np.nan, nan_ok=True)
+    [result] = measure_consistency(mixed, {"a": maps.__getitem__}).values()
+    assert sum(result.pairs) == len(result.pair_recall) == 7
+    for index, count in enumerate(result.pairs):
+        by_scene = {
+            scene: [
+                recall
+                for recall, place, at in zip(result.pair_recall, result.pair_scenes, result.pair_bins, strict=True)
+                if (place, at) == (scene, index)
+            ]
+            for scene in (0, 1)
+        }
+        assert sum(map(len, by_scene.values())) == count
+        means = [np.mean(recalls) for recalls in by_scene.values() if recalls]
+        assert result.recall[index] == pytest.approx(np.mean(means) if means else np.nan, nan_ok=True)
+    assert {*result.pair_scenes} == {0, 1}
     assert result.pairs[-1] == 0
     assert np.isnan(result.cosine[-1])
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fit3d_finetune.probing.data.encoding import StandardizedWindows, Window, standardizations
-from fit3d_finetune.probing.depth import DepthScores, _predict, predict_depth, train_depth
-from fit3d_finetune.probing.depth_loss import MIN_DEPTH, binned_depth, depth_loss
+from fit3d_finetune.probing.data.encoding import standardizations
+from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
+from fit3d_finetune.probing.depth_loss import MIN_DEPTH, _binned_depth, binned_depth, depth_loss
 from fit3d_finetune.probing.results import Arm
 from fit3d_ns.features.patch_grid import upsample_to_pixels
 from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, tiny
@@ -108,7 +108,7 @@ def test_depth_follows_the_bin_that_stands_out() -> None:
     assert float(binned_depth(torch.zeros(1, 1, 1, 1, 11), 10.0)) == pytest.approx((MIN_DEPTH + 10) / 2)
 
 
-def planted(count: int, seed: int, mirrored: bool = False) -> FakeEncoded:
+def planted(count: int, seed: int) -> FakeEncoded:
     """Ramps of depth; a channel of "good" features rises with it, "noise" ones know nothing."""
     random = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -124,41 +124,24 @@ def planted(count: int, seed: int, mirrored: bool = False) -> FakeEncoded:
 
         map = torch.randn(*GRID, 8, generator=generator)
         map[..., :4] = torch.from_numpy(ramp(*GRID)).float()[..., None]
-        map = map.flip(1) if mirrored else map
         images.append(FakeImage(metres=ramp(GRID[0] * PATCH, GRID[1] * PATCH).astype(np.float32)))
         good.append(map)
         noise.append(torch.randn(*GRID, 8, generator=generator))
-    windows = [Window(index, mirrored=mirrored) for index in range(count)]
-    return FakeEncoded(images, {"good": good, "noise": noise}, windows)
+    return FakeEncoded(images, {"good": good, "noise": noise})
 
 
-@pytest.mark.parametrize(("mirrored", "upsampling"), [(False, 1), (True, 2)])
-def test_a_planted_depth_is_learned_also_from_mirrored_images(mirrored: bool, upsampling: int) -> None:
-    train, test = planted(12, 1, mirrored), planted(4, 2)
+def test_a_planted_depth_is_learned() -> None:
+    train, test = planted(12, 1), planted(4, 2)
     statistics = standardizations(train)
-    protocol = tiny(depth_iterations=150, depth_lr=2e-2, depth_upsampling=upsampling)
+    protocol = tiny(depth_iterations=150, depth_lr=2e-2)
     heads = train_depth(train, statistics, ARMS, (0, 1), protocol, MAX_DEPTH)
-    scores = DepthScores(ARMS, (0, 1), MAX_DEPTH)
-    for index, predicted in predict_depth(heads, test, statistics, upsampling, MAX_DEPTH):
+    scores = DepthScores(ARMS, (0, 1), len(test.images), MAX_DEPTH)
+    for index, predicted in predict_depth(heads, test, statistics, MAX_DEPTH):
         assert predicted.shape == (2, 2, 48, 64)
-        scores.add(test.images[index].depth(), predicted)
-    results = scores.results()
+        scores.add(index, test.images[index].depth(), predicted)
+    results = scores.results([0] * len(test.images), 1)
     assert max(results["good"].rmse) < 0.35
     assert min(results["noise"].rmse) > 2 * max(results["good"].rmse)
-
-
-def test_a_prediction_is_the_mean_of_the_image_and_its_mirror_image_turned_back() -> None:
-    plain = planted(1, 3)
-    statistics = standardizations(plain)
-    heads = train_depth(plain, statistics, ARMS, (0,), tiny(), MAX_DEPTH)
-    [(_, alone)] = predict_depth(heads, plain, statistics, 1, MAX_DEPTH)
-    mirrored = {name: [maps[0], maps[0].flip(1)] for name, maps in plain._features.items()}
-    both = FakeEncoded(plain.images, mirrored, [Window(0), Window(0, mirrored=True)])
-    [(_, averaged)] = predict_depth(heads, both, statistics, 1, MAX_DEPTH)
-    np.testing.assert_allclose(averaged, alone, rtol=1e-4)
-    other = FakeEncoded(plain.images, {n: [m[0], m[0]] for n, m in plain._features.items()}, both.windows)
-    [(_, turned)] = predict_depth(heads, other, statistics, 1, MAX_DEPTH)
-    np.testing.assert_allclose(turned, (alone + alone[..., ::-1]) / 2, rtol=1e-4)
 
 
 def test_depth_beyond_the_limit_does_not_count_in_training() -> None:
@@ -182,36 +165,31 @@ def test_images_of_different_sizes_train_together() -> None:
     assert all(value.isfinite().all() for value in heads.state_dict().values())
 
 
-def test_means_over_images_leave_out_those_without_depth() -> None:
-    scores = DepthScores(ARMS[:1], (0,), MAX_DEPTH)
-    scores.add(np.full((2, 2), 4.0), np.full((1, 1, 2, 2), 5.0))
-    scores.add(np.zeros((2, 2)), np.full((1, 1, 2, 2), 5.0))
-    result = scores.results()["good"]
-    assert result.rmse == [1.0]
-    assert result.abs_rel == [0.25]
-    assert result.rmse_per_image[0][0] == 1.0
-    assert np.isnan(result.rmse_per_image[0][1])
+def test_scenes_count_the_same_and_images_without_depth_not_at_all() -> None:
+    errors = {0: 1.0, 1: None, 2: 2.0, 3: 4.0}  # metres; 0 and 1 are of one scene, 2 and 3 of another
+    scores = DepthScores(ARMS[:1], (0,), len(errors), MAX_DEPTH)
+    for index, error in errors.items():
+        depth = np.full((2, 2), 0.0 if error is None else 3.0)
+        scores.add(index, depth, np.full((1, 1, 2, 2), 3.0 + (error or 0.0)))
+    result = scores.results([0, 0, 1, 1], 2)["good"]
+    assert result.rmse == pytest.approx([(1 + (2 + 4) / 2) / 2])
+    assert result.abs_rel == pytest.approx([(1 / 3 + (2 / 3 + 4 / 3) / 2) / 2])
+    assert result.pixels == [4, 0, 4, 4]
+    assert result.squared_error[0] == pytest.approx([4.0, 0.0, 16.0, 64.0])
 
 
 @pytest.mark.parametrize("upsampling", [1, 4])
 def test_outputs_upsampled_within_the_kernel_equal_the_outputs_of_upsampled_features(upsampling: int) -> None:
-    """The published head upsamples its features by 4; here the layer goes first."""
-    encoded = planted(2, 3)
-    statistics = standardizations(encoded)
-    heads = train_depth(encoded, statistics, ARMS, (0, 1), tiny(), MAX_DEPTH)
-    h, w = upsampling * GRID[0], upsampling * GRID[1]
+    """The published head upsamples its features by 4; here the layer goes first. In torch, for a GPU, as well."""
+    features, layer = torch.randn(2, 5, 6, 8), torch.nn.Linear(8, 3 * 7)
+    h, w = 5 * upsampling, 6 * upsampling
     with torch.no_grad():
-        found = _predict(heads, StandardizedWindows(encoded, statistics), [1, 0], 1, upsampling, MAX_DEPTH)
-        assert found.shape == (h, w, 2, 2)
-        for place, index in enumerate((1, 0)):
-            blocks = {}
-            for name in encoded.maps:
-                wide = upsample_to_pixels(statistics[name](encoded.features(name, index)), h, w)
-                blocks[name] = wide.flatten(0, 1)[None]
-                token = statistics[f"{name}/class"](encoded.class_token(name, index))
-                blocks[f"{name}/class"] = token[None, None]
-            weights = heads(blocks, 1)[0].relu() + 0.1
-            bins = torch.linspace(MIN_DEPTH, MAX_DEPTH, weights.shape[-1])
-            expected = ((weights @ bins) / weights.sum(-1)).unflatten(0, (h, w))
-            torch.testing.assert_close(found[:, :, place], expected, atol=1e-4, rtol=1e-4)
+        outputs = layer(features).unflatten(-1, (3, 7))
+        found = binned_depth(outputs, MAX_DEPTH, upsampling)
+        assert found.shape == (h, w, 2, 3)
+        for index, map in enumerate(features):
+            weights = layer(upsample_to_pixels(map, h, w)).unflatten(-1, (3, 7)).relu() + 0.1
+            expected = weights @ torch.linspace(MIN_DEPTH, MAX_DEPTH, 7) / weights.sum(-1)
+            torch.testing.assert_close(found[:, :, index], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(_binned_depth(outputs, MAX_DEPTH, upsampling), found, atol=1e-4, rtol=1e-4)
     assert found.std() > 0.01

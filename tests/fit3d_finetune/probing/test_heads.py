@@ -13,7 +13,7 @@ from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import train_segmentation
 from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, tiny
 
-ARMS = [Arm("a", ("a",)), Arm("b", ("b",)), Arm("a + b", ("a", "b"))]
+ARMS = [Arm("a", ("a",)), Arm("b", ("b",)), Arm("a + b", ("a", "b")), Arm("a + a", ("a", "a"))]
 SEEDS = (0, 7)
 CHANNELS = {"a": 6, "b": 5}
 
@@ -33,13 +33,16 @@ def data() -> FakeEncoded:
 
 def weights_of(heads: LinearHeads, arm: int, seed: int, blocks: tuple[str, ...]) -> list[torch.Tensor]:
     """Weight [C, K] of each block and bias [K] of one head."""
-    found = [heads.weights[block][seed][:, heads.users[block].index(arm)] for block in blocks]
+    found = []
+    for place, block in enumerate(blocks):
+        uses = [use for use, user in enumerate(heads.users[block]) if user == arm]
+        found.append(heads.weights[block][seed][:, uses[blocks[:place].count(block)]])
     return [*found, heads.biases[seed][arm]]
 
 
 def only(encoded: FakeEncoded, arm: Arm) -> FakeEncoded:
     """The same data with the arm's backbones and no other."""
-    return FakeEncoded(encoded.images, {name: encoded._features[name] for name in arm.backbones})
+    return FakeEncoded(encoded.images, {name: encoded._features[name] for name in dict.fromkeys(arm.backbones)})
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
@@ -85,7 +88,7 @@ def test_a_concatenated_arm_is_a_linear_layer_on_concatenated_features() -> None
     blocks = {name: torch.randn(2, 9, count) for name, count in CHANNELS.items()}
     for seed in range(2):
         outputs = heads(blocks, seed)
-        assert outputs.shape == (2, 9, 3, 4)
+        assert outputs.shape == (2, 9, 4, 4)
         layer = torch.nn.Linear(11, 4)
         weight_a, weight_b, bias = weights_of(heads, 2, seed, ("a", "b"))
         with torch.no_grad():
@@ -93,6 +96,17 @@ def test_a_concatenated_arm_is_a_linear_layer_on_concatenated_features() -> None
             layer.bias.copy_(bias)
         expected = layer(torch.cat([blocks["a"], blocks["b"]], dim=-1))
         torch.testing.assert_close(outputs[:, :, 2], expected)
+
+
+def test_a_backbone_beside_itself_has_a_head_of_twice_the_width_whose_halves_differ() -> None:
+    encoded = data()
+    heads = train_segmentation(encoded, standardizations(encoded), ARMS, 3, SEEDS, tiny())
+    blocks = {name: torch.stack(maps).flatten(1, 2) for name, maps in encoded._features.items()}
+    for seed in range(2):
+        first, second, bias = weights_of(heads, 3, seed, ("a", "a"))
+        assert not torch.allclose(first, second, atol=1e-3), "equal halves would be one block of half the rate"
+        expected = torch.cat([blocks["a"], blocks["a"]], dim=-1) @ torch.cat([first, second]) + bias
+        torch.testing.assert_close(heads(blocks, seed)[:, :, 3], expected)
 
 
 def test_a_class_token_counts_for_every_patch() -> None:

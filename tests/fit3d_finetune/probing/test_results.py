@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fit3d_finetune.probing.comparison import Comparison, SceneFigures
+from fit3d_finetune.probing.counts import ClassCounts
 from fit3d_finetune.probing.results import (
     Arm,
-    Comparison,
     ConsistencyResult,
     DepthResult,
     NearestNeighbourResult,
@@ -20,6 +23,7 @@ from fit3d_finetune.probing.results import (
 )
 from fit3d_finetune.probing.tables import write_tables
 from fit3d_ns.common.errors import InputError
+from tests.fit3d_finetune.report.samples import make_results as make_samples
 
 NAN = math.nan
 
@@ -33,17 +37,34 @@ def make_results() -> ProbeResults:
         train_data=["a"],
         test_data=["b"],
         test_images=["b/0", "b/1"],
+        scenes=["b"],
+        image_scenes=[0, 0],
         classes=["wall", "door, open"],
         counted_classes=[0],
+        labelled_pixels=np.array([[7, 0], [0, 0]]),
         segmentation={
-            "original": SegmentationResult([0.5, 0.6], [0.7, 0.8], [0.1, 0.2], [[0.5, NAN]] * 2, [[NAN, 0.9]] * 2)
+            "original": SegmentationResult(
+                *([0.5, 0.6], [0.4, 0.3], [0.7, 0.8], [0.1, 0.2], [[0.5, NAN]] * 2),
+                ClassCounts(np.array([[[3, 0], [0, 0]]] * 2), np.array([[[9, 0], [1, 2]]] * 2)),
+            )
         },
-        depth={"original": DepthResult(*([0.1, NAN] for _ in range(6)), rmse_per_image=[[NAN, 0.2]] * 2)},
-        nearest_neighbours={"original": NearestNeighbourResult(20, 0.4, 0.5, [0.4, NAN], [0.3, NAN])},
+        depth={"original": DepthResult(*([0.1, NAN] for _ in range(6)), squared_error=[[0.0, 0.2]] * 2, pixels=[0, 9])},
+        nearest_neighbours={
+            "original": NearestNeighbourResult(
+                *(20, 0.4, 0.4, 0.5, [0.4, NAN]),
+                ClassCounts(np.array([[[3, 0], [0, 0]]]), np.array([[[9, 0], [0, 0]]])),
+            )
+        },
         consistency={
-            "original": ConsistencyResult([0.0, 30.0, 60.0], [0.9, NAN], [0.8, NAN], [3, 0], 2.0, [(12.5, 0.8)])
+            "original": ConsistencyResult([0.0, 30.0, 60.0], [0.9, NAN], [0.8, NAN], [1, 0], 2.0, [0], [0], [0.8])
         },
-        comparisons=[Comparison("RMSE", "both", "original", NAN, NAN, NAN, NAN, 0, "nothing")],
+        comparisons=[
+            Comparison(
+                *("depth", "RMSE", "m", False, "both", "original", 0.2, NAN, NAN, NAN, NAN, NAN, NAN),
+                [SceneFigures("b", 0.2, NAN, 1)],
+                seeds=2,
+            )
+        ],
         versions={"torch": "2"},
         seconds={"depth": 1.5},
     )
@@ -57,6 +78,27 @@ def test_results_come_back_from_disk_with_their_nan(tmp_path: Path) -> None:
     assert repr(loaded) == repr(results)
     assert math.isnan(loaded.segmentation["original"].iou_per_class[0][1])
     assert loaded.backbones["original"]["max_size"] is None
+
+
+def test_the_first_version_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"format_version": 1, "arms": []}')
+    with pytest.raises(InputError, match="has results version 1, but this program reads version 2: run fit3d-probe"):
+        ProbeResults.load(tmp_path / "results.json")
+
+
+def test_a_file_whose_counts_are_broken_is_refused(tmp_path: Path) -> None:
+    make_results().save(tmp_path / "results.json")
+    text = (tmp_path / "results.json").read_text()
+    for old, new in (("[0,3,9]", "[0,3]"), ("[0,3,9]", "[99,3,9]"), ('"counts":', '"kounts":')):
+        assert old in text
+        (tmp_path / "broken.json").write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=r"is not a results\.json of fit3d-probe"):
+            ProbeResults.load(tmp_path / "broken.json")
+
+
+def test_a_large_run_is_a_file_of_moderate_size(tmp_path: Path) -> None:
+    make_samples(scenes=10).save(tmp_path / "results.json")
+    assert (tmp_path / "results.json").stat().st_size < 1e6  # 400 images, 6 arms, 3 seeds
 
 
 def test_the_file_is_strict_json(tmp_path: Path) -> None:
@@ -90,13 +132,14 @@ def test_tables_hold_the_figures_per_seed_class_and_bin(tmp_path: Path) -> None:
     assert [row["rmse"] for row in rows("depth")] == ["0.1", "nan"]
     assert rows("nearest_neighbours")[0]["miou"] == "0.4"
     assert [(row["from_degrees"], row["to_degrees"], row["pairs"]) for row in rows("consistency")] == [
-        ("0.0", "30.0", "3"),
+        ("0.0", "30.0", "1"),
         ("30.0", "60.0", "0"),
     ]
+    [comparison] = rows("comparisons")
+    assert (comparison["task"], comparison["p_holm"], comparison["scenes"]) == ("depth", "", "1")
+    assert [(row["scene"], row["before"]) for row in rows("scenes")] == [("b", "0.2")]
 
 
 def test_tasks_that_did_not_run_have_no_table(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    write_tables(replace(make_results(), segmentation={}, consistency={}), tmp_path)
+    write_tables(dataclasses.replace(make_results(), segmentation={}, consistency={}, comparisons=[]), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["depth.csv", "nearest_neighbours.csv"]

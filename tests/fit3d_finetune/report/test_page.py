@@ -120,6 +120,24 @@ def test_the_table_has_the_figures_of_the_results(page: Page) -> None:
     assert "39.4" not in page.bold
 
 
+def test_the_differences_stand_by_scene_and_say_what_was_compared(tmp_path: Path, page: Page) -> None:
+    text = " ".join(page.text)
+    assert "the unit is the test scene (2 here), not the image" in text
+    assert "Fewer than 5 scenes are not tested" in text
+    assert "significan" not in page.source
+    head = next(cells for cells in page.rows if [cell.strip() for cell in cells][:2] == ["arm", "room_08"])
+    assert [cell.strip() for cell in head] == ["arm", "room_08", "room_09", "mean"]
+    place = page.rows.index(head)
+    [row] = [cells for cells in page.rows[place : place + len(ARMS)] if cells[0].strip() == "fine-tuned"]
+    assert [cell.strip() for cell in row[1:]] == ["+2.8", "+3.2", "+3.0"]
+    tested = written(tmp_path, make_results(scenes=6))
+    text = " ".join(tested.text)
+    assert "Holm’s correction over the 20 comparisons of this table" in text
+    assert "Hierarchical bootstrap over scenes, blocks of consecutive frames and probe seeds" in text
+    assert "significantly better" in text
+    assert {"room_08", "room_13"} <= {cell.strip() for cells in tested.rows for cell in cells}
+
+
 def test_what_is_not_a_number_is_a_dash(tmp_path: Path, page: Page) -> None:
     assert not re.search(r"\bnan\b", " ".join(page.text), re.IGNORECASE)
     results = make_results()
@@ -167,7 +185,7 @@ def test_a_part_without_figures_is_left_out(
 
 
 def test_results_without_any_figure_still_make_a_page(tmp_path: Path) -> None:
-    empty = ProbeResults("fast", [0], [Arm("original", ("original",))], {}, [], [], [], [], [])
+    empty = ProbeResults("fast", [0], [Arm("original", ("original",))], {}, [], [], [], [], [], [], [])
     page = written(tmp_path, empty)
     assert page.sections == ["Provenance"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html"]
@@ -239,6 +257,12 @@ def test_the_figures_are_there_as_data(folder: Path, page: Page) -> None:
     assert [row["class"] for row in classes] == CLASSES
     assert [row["counted"] for row in classes] == ["1", "1", "1", "0"]
     assert classes[-1]["mean"] == ""
+    with (figures / "scenes.csv").open(encoding="utf-8") as file:
+        scenes = [row for row in csv.DictReader(file) if (row["task"], row["arm"]) == ("depth", "fine-tuned")]
+    assert [row["scene"] for row in scenes] == ["room_08", "room_09"]
+    assert np.mean([float(row["after"]) for row in scenes]) == pytest.approx(
+        np.mean(results.depth["fine-tuned"].rmse), rel=1e-3
+    )
     with (figures / "consistency.csv").open(encoding="utf-8") as file:
         bins = [row for row in csv.DictReader(file) if row["arm"] == "original"]
     assert [float(row["recall"] or NAN) for row in bins] == pytest.approx(
@@ -262,7 +286,9 @@ def test_data_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     own = tmp_path / "figures" / "own.txt"
     own.write_text("the user's")
     written(tmp_path, dataclasses.replace(results, consistency={}, segmentation={}))
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["arms.csv", "comparisons.csv", "own.txt"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        *("arms.csv", "comparisons.csv", "own.txt", "scenes.csv")
+    ]
 
 
 def test_the_same_results_make_the_same_file(tmp_path: Path) -> None:

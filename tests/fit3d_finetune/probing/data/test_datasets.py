@@ -14,6 +14,7 @@ from PIL import Image
 
 from fit3d_finetune.probing.data.checks import check_depth, count_labels
 from fit3d_finetune.probing.data.datasets import CAMVID_CLASSES, read_data
+from fit3d_finetune.probing.data.labelled_images import scenes_of
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import CLASSES, HEIGHT, WIDTH, change_transforms
 
@@ -176,6 +177,27 @@ def test_camvid_reads_a_split_with_its_classes_and_void(tmp_path: Path) -> None:
     assert data.images[0].labels(11)[0].tolist() == [0, 3, 10, 255, 255, 1]
 
 
+@pytest.mark.parametrize(
+    ("stems", "scenes"),
+    [
+        (("0016E5_07959", "0016E5_07961"), ["val", "val"]),
+        (("0001TP_006690", "Seq05VD_f00000"), ["val/0001TP", "val/Seq05VD"]),
+    ],
+)
+def test_a_drive_of_camvid_is_a_scene(tmp_path: Path, stems: tuple[str, ...], scenes: list[str]) -> None:
+    for part in ("images", "annotations"):
+        (tmp_path / f"camvid/{part}/val").mkdir(parents=True)
+        for stem in stems:
+            Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / f"camvid/{part}/val/{stem}.png")
+    assert scenes_of(read_data([f"camvid:{tmp_path}/camvid/val"])) == scenes
+
+
+def test_every_data_set_is_a_scene_by_its_short_name_where_that_tells_them_apart(tmp_path: Path) -> None:
+    first, second, third = (write_folder(tmp_path / name) for name in ("a/room", "b/room", "b/hall"))
+    assert scenes_of(read_data([str(first), str(third)])) == [*["room"] * 3, *["hall"] * 3]
+    assert scenes_of(read_data([str(first), str(second)])) == [*[str(first)] * 3, *[str(second)] * 3]
+
+
 @pytest.mark.parametrize("missing", ["images", "annotations"])
 def test_camvid_without_its_files_says_where_it_looked(tmp_path: Path, missing: str) -> None:
     for part in {"images", "annotations"} - {missing}:
@@ -215,7 +237,7 @@ def test_void_is_no_class_of_its_own(scene: Path) -> None:
     labels = np.full((HEIGHT, WIDTH), 255, np.uint8)
     labels[:2] = 1
     Image.fromarray(labels).save(scene / "semantic/frame_000.png")
-    assert count_labels(read_data([str(scene)]), 3, "training").tolist() == [0, 2 * WIDTH, 0]
+    assert count_labels(read_data([str(scene)]), 3, "training").tolist() == [[0, 2 * WIDTH, 0], *([[0] * 3] * 5)]
 
 
 @pytest.mark.parametrize("kind", ["semantic", "depth"])
