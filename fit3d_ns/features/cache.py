@@ -176,11 +176,6 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def compute_feature_map(backbone: Backbone, image: np.ndarray, name: str = "the image") -> Tensor:
-    """The backbone's feature map of one uint8 image [H, W, 3], as [h, w, C] in fp16 on the CPU."""
-    return _encode(backbone, image, name)[0]
-
-
 @torch.inference_mode()
 def _encode(backbone: Backbone, image: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
     """The feature map [h, w, C] and the class token [C], fp16 on the CPU."""
