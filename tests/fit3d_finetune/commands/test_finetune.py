@@ -196,17 +196,25 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
     assert not (tmp_path / "y").exists()
 
 
-@pytest.mark.parametrize("name", [*OUTPUT_FILES[:4], "logs"])
+@pytest.mark.parametrize("name", [*(name for name in OUTPUT_FILES[:4] if name != INFO_FILE), "logs"])
 def test_a_users_file_in_the_output_folder_is_found_before_any_work_and_stays(
     runs: Path, refused: Refused, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == INFO_FILE:
-        pytest.skip("a folder with fit3d.json is finished: it is read, and never written")
     monkeypatch.setattr(module, "find_scenes", pytest.fail)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("a user's")
     assert str(tmp_path / "mine" / name) in refused("--output-dir", str(tmp_path / "mine"))
     assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == {name: "a user's"}
+
+
+def test_a_file_that_only_has_the_name_of_ours_is_neither_read_nor_replaced(
+    runs: Path, refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in (INFO_FILE, "README.md"):
+        (tmp_path / "mine" / name).write_text("a user's")
+    assert f"{INFO_FILE} is damaged" in refused("--output-dir", str(tmp_path / "mine"))
+    assert {path.read_text() for path in (tmp_path / "mine").iterdir()} == {"a user's"}
 
 
 def test_a_users_other_files_in_the_output_folder_are_left_alone(runs: Path, command: Command, tmp_path: Path) -> None:
