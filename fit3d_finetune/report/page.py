@@ -83,7 +83,7 @@ def _sections(results: ProbeResults, examples: Sequence[Example], views: Feature
         left_out = f" Not shown, having another number of channels: {', '.join(views.left_out)}."
     controls = ""
     if any(map(is_control, results.arms)):
-        controls = " Controls (grey) show what does not come from 3D: a tuning without it, or a head as wide as any."
+        controls = " Controls (grey) show what does not come from 3D: a tuning without it, or a backbone beside itself."
     order = f" Classes that “{arm.name}” gained most in come first." if arm else ""
     has_classes = bool(class_ious(results))
     return [
