@@ -25,6 +25,7 @@ from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 
 RESULTS_FILE = "results.json"
@@ -123,6 +124,7 @@ def require_output_dir(output_dir: Path) -> None:
     Raises:
         InputError: they cannot, or they would replace something else.
     """
+    sweep_leftovers(output_dir)
     require_writable(output_dir / FIGURES_FOLDER)  # and with it the folder itself
     require_own_files(output_dir, OUTPUT_FILES, COMMAND, _holds_results)
 

@@ -16,6 +16,7 @@ from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import require_own_files, require_writable
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 
 COMMAND = "fit3d-finetune"
@@ -76,6 +77,7 @@ def require_output_dir(output_dir: Path) -> None:
     Raises:
         InputError: it cannot, or it would.
     """
+    sweep_leftovers(output_dir)
     if os.path.isfile(output_dir / INFO_FILE):  # unlike Path's, false for names that cannot be
         return
     require_writable(output_dir / LOG_FOLDER)  # and with it the folder itself

@@ -203,6 +203,8 @@ def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step
 def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
     """Training samples, and validation samples by name: views held out of training scenes, and held-out scenes."""
     folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
+    if run.target_cache_bytes > 0:
+        require_writable(folder.path, "$FIT3D_CACHE_DIR")
 
     def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
         made = TargetStore(scenes, folder, run.device, kind, run.backbone, run.recipe.target_rule)

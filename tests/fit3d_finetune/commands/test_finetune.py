@@ -213,7 +213,7 @@ def test_a_file_that_only_has_the_name_of_ours_is_neither_read_nor_replaced(
     (tmp_path / "mine").mkdir()
     for name in (INFO_FILE, "README.md"):
         (tmp_path / "mine" / name).write_text("a user's")
-    assert f"{INFO_FILE} is damaged" in refused("--output-dir", str(tmp_path / "mine"))
+    assert "mine is not a fine-tuned backbone" in refused("--output-dir", str(tmp_path / "mine"))
     assert {path.read_text() for path in (tmp_path / "mine").iterdir()} == {"a user's"}
 
 
@@ -232,6 +232,30 @@ def test_what_a_killed_run_wrote_without_its_last_file_is_its_own(runs: Path, co
     (tmp_path / "out" / INFO_FILE).unlink()
     command()
     assert read_finetuned(tmp_path / "out").summary["steps"] == 2
+
+
+def test_a_target_cache_that_cannot_be_written_is_found_before_any_target_is_made(
+    runs: Path, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr("fit3d_finetune.targets.store.TargetStore.prepare", pytest.fail)
+    assert "$FIT3D_CACHE_DIR" in refused()
+
+
+def test_leftovers_of_a_killed_run_are_swept_also_where_it_is_finished(
+    runs: Path, command: Command, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        process = os.fork()
+        if process == 0:
+            with temporaries(tmp_path / "out" / "checkpoint.safetensors") as names:
+                names.new.write_bytes(b"half")
+                os._exit(9)
+        os.waitpid(process, 0)
+        assert len(list((tmp_path / "out").glob(".*.lock"))) == 1
+        command()
+        assert list((tmp_path / "out").glob(".*.lock")) == list((tmp_path / "out").glob(".*.tmp")) == []
 
 
 def test_too_little_room_is_found_before_the_training(
