@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work-dir", type=Path, default=Path("bench"), help="for exports that are made, and logs")
+    parser.add_argument("--work-dir", type=Path, default=Path("bench"), help="for what is made, and speed.json")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes; results go to the work folder")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=", ".join(s.name for s in SECTIONS))
     parser.add_argument(
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labelled", nargs="+", default=[str(ROOM)], help="for probes, as fit3d-probe takes them")
     parser.add_argument("--stage1-steps", type=int, metavar="N", help="for stage1, instead of 30,000; schedules shrink")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--output", type=Path, help="folder of speed.md and speed.json; default: benchmarks/results")
+    parser.add_argument("--output", type=Path, help="folder of speed.md; default: benchmarks/results")
     return parser.parse_args(arguments)
 
 
@@ -120,14 +120,15 @@ def run(arguments: argparse.Namespace) -> None:
     # Part of the sections, or a rehearsal, does not take the place of the whole table.
     whole = not arguments.quick and not arguments.only
     folder = arguments.output or (RESULTS if whole else arguments.work_dir)
+    shown, data = folder / "speed.md", arguments.work_dir / "speed.json"
     outcomes: list[Outcome] = []
     with measuring(here.threads):
         for section in sections:
             console.print(f"{section.name} ...")
             outcomes.append(run_section(section, setting))
             to_screen(outcomes[-1:], here, console)
-            write(outcomes, here, folder, "speed")
-    print(f"Results: {folder / 'speed.md'} and .json")
+            write(outcomes, here, shown, data)
+    print(f"Results: {shown}, all figures: {data}")
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ def to_json(outcomes: Sequence[Outcome], machine: Machine) -> str:
     return json.dumps({**asdict(machine), "sections": sections}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(outcomes: Sequence[Outcome], machine: Machine, folder: Path, name: str) -> None:
-    """`folder`/`name`.md and .json."""
-    for suffix, text in ((".md", to_markdown(outcomes, machine)), (".json", to_json(outcomes, machine))):
-        with atomic_file(folder / f"{name}{suffix}") as temporary:
+def write(outcomes: Sequence[Outcome], machine: Machine, table: Path, data: Path) -> None:
+    """The Markdown table for people, and everything that was measured as JSON; the repository keeps tables only."""
+    for path, text in ((table, to_markdown(outcomes, machine)), (data, to_json(outcomes, machine))):
+        with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.rasterization import processor
 from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.data.encoding import EncodedWindows, standardizations, whole_images
+from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
 from fit3d_finetune.probing.depth import train_depth
 from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import Arm
@@ -114,18 +114,18 @@ def probes(data: list[str], iterations: int, repeats: int) -> list[Row]:
     """Probes of three arms and three seeds against one of each; the arms are two blocks of the backbone, and both."""
     images = [image for part in read_data(data) for image in part.images]
     config = {"one": BackboneConfig(), "other": BackboneConfig(layer=5)}
-    encoded = EncodedWindows(images, whole_images(len(images)), config)
+    encoded = EncodedImages(images, config)
     statistics = standardizations(encoded)
     many = [Arm("one", ("one",)), Arm("other", ("other",)), Arm("both", ("one", "other"))]
-    only = EncodedWindows(images, whole_images(len(images)), {"one": config["one"]})
+    only = EncodedImages(images, {"one": config["one"]})
     num_classes = len(read_data(data)[0].classes)
     protocol = replace(FAST, segmentation_iterations=iterations, depth_iterations=iterations)
 
-    def segmentation(windows: EncodedWindows, arms: list[Arm], seeds: tuple[int, ...]) -> None:
-        train_segmentation(windows, statistics, arms, num_classes, seeds, protocol)
+    def segmentation(encoded: EncodedImages, arms: list[Arm], seeds: tuple[int, ...]) -> None:
+        train_segmentation(encoded, statistics, arms, num_classes, seeds, protocol)
 
-    def depth(windows: EncodedWindows, arms: list[Arm], seeds: tuple[int, ...]) -> None:
-        train_depth(windows, statistics, arms, seeds, protocol, 10.0)
+    def depth(encoded: EncodedImages, arms: list[Arm], seeds: tuple[int, ...]) -> None:
+        train_depth(encoded, statistics, arms, seeds, protocol, 10.0)
 
     channels, patches = encoded.maps["one"].channels, encoded.maps["one"][0][..., 0].numel()
     tasks = (

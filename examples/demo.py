@@ -35,7 +35,7 @@ def main() -> None:
     )
     config = DEMO / "outputs" / "room" / "fit3d-features-fast" / "demo" / "config.yml"
     run("ns-eval", "--load-config", str(config), "--output-path", str(DEMO / "metrics.json"))
-    run("fit3d-export", "--load-config", str(config), "--output-dir", str(DEMO / "runs"))
+    run("fit3d-export", "--load-config", str(config), "--output-dir", str(DEMO / "runs"), "--overwrite")
     pictures = DEMO / "held-out.png"
     shutil.copyfile(DEMO / "runs" / "room" / "previews.png", pictures)
     finetuned = DEMO / "finetuned"

@@ -27,7 +27,7 @@ FOLDERS = (
     ("fit3d_ns.lifting",),
     ("fit3d_ns.method", "fit3d_finetune.backbone"),
     ("fit3d_ns.commands", "fit3d_finetune.targets"),
-    ("fit3d_finetune.training",),
+    ("fit3d_finetune.training", "fit3d_finetune.probing.data"),
     ("fit3d_finetune.probing",),
     ("fit3d_finetune.report",),
     ("fit3d_finetune.commands",),
@@ -303,6 +303,7 @@ def with_line(module: str, line: str) -> dict[str, set[str]]:
             "import fit3d_finetune.probing.data.checks",
             "fit3d_finetune.probing.data.checks",
         ),
+        ("fit3d_finetune.probing.data.views", "from .. import metrics", "fit3d_finetune.probing.metrics"),
         ("fit3d_finetune.probing.metrics", "from fit3d_finetune.report import page", "fit3d_finetune.report.page"),
     ],
 )

@@ -15,7 +15,7 @@ from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.recipe import PRESETS, PresetName, Recipe
-from fit3d_finetune.training.run import Run, recorded_precision
+from fit3d_finetune.training.run import Run, recorded_precision, require_output_dir
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_finetune.training.train import TrainingInterrupted, finetune
 from fit3d_ns.common.console import logger
@@ -80,6 +80,7 @@ def run(arguments: FinetuneArguments) -> Path:
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
     device = choose_device(arguments.device)
+    require_output_dir(arguments.output_dir)
     scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
     precision = choose_precision(arguments.recipe.precision, device, recorded_precision(arguments.output_dir))

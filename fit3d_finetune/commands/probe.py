@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,26 @@ from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, Depth
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.probing.run import Probing, default_arms, probe
-from fit3d_finetune.probing.tables import write_tables
+from fit3d_finetune.probing.tables import TABLES, write_tables
+from fit3d_finetune.report.data import FIGURE_FILES
 from fit3d_finetune.report.metrics import metrics_of
-from fit3d_finetune.report.page import write_report
+from fit3d_finetune.report.page import FIGURES_FOLDER, write_report
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
+COMMAND = "fit3d-probe"
+OUTPUT_FILES = (
+    *(RESULTS_FILE, REPORT_FILE),
+    *(f"{table}.csv" for table in TABLES),
+    *(f"{FIGURES_FOLDER}/{figure}" for figure in FIGURE_FILES),
+)
+"""All that a probing writes into its folder."""
 
 
 @dataclass
@@ -79,6 +90,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
         raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
+    require_output_dir(arguments.output_dir)
     data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
     if not train and {*arguments.tasks} - {"consistency"}:
@@ -106,8 +118,29 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     return results
 
 
+def require_output_dir(output_dir: Path) -> None:
+    """Check that results can be written to their folder, and would replace only those of an earlier probing.
+
+    Raises:
+        InputError: they cannot, or they would replace something else.
+    """
+    sweep_leftovers(output_dir)
+    require_writable(output_dir / FIGURES_FOLDER)  # and with it the folder itself
+    require_own_files(output_dir, OUTPUT_FILES, COMMAND, _holds_results)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether it holds results of release 0.1, which left no mark."""
+    try:
+        data = json.loads((folder / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"format_version", "arms", "protocol"} <= data.keys()
+
+
 def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
     """results.json, the tables as CSV, and report.html."""
+    mark_own_folder(folder, COMMAND)
     write_tables(results, folder)
     write_report(results, examples, folder / REPORT_FILE)
     results.save(folder / RESULTS_FILE)

@@ -15,9 +15,9 @@ Task = Literal["segmentation", "depth", "nearest_neighbours", "consistency"]
 """The fields of `ProbeResults` that hold figures."""
 Unit = Literal["%", "m"]
 """%: shares in 0..1, written times 100, their differences in points. m: metres."""
-Verdict = Literal["better", "worse", "unclear", "better-everywhere", "worse-everywhere", "mixed", "untested"]
-"""better, worse, unclear: the test's, with `MIN_SCENES` scenes or more. With fewer: better or worse in every scene, or
-mixed. untested: no scene has the figure."""
+Verdict = Literal["better", "worse", "unclear", "better-everywhere", "worse-everywhere", "mixed", "equal", "untested"]
+"""better, worse, unclear: the test's, with `MIN_SCENES` scenes or more. With fewer: better or worse in every scene,
+mixed, or equal in all. untested: no scene has the figure."""
 
 MIN_SCENES = 5
 LEVEL = 0.05
@@ -89,6 +89,8 @@ class Comparison:
                 return "unclear"
             return "better" if (self.difference > 0) == self.higher_is_better else "worse"
         better, worse = self._counts()
+        if better == worse == 0:
+            return "equal"
         if better == len(self.scenes):
             return "better-everywhere"
         return "worse-everywhere" if worse == len(self.scenes) else "mixed"
@@ -103,9 +105,9 @@ class Comparison:
             return "nothing to compare"
         better, worse = self._counts()
         total = f"{len(self.scenes)} scene{'s' if len(self.scenes) != 1 else ''}"
-        if better == worse == 0:
+        if found == "equal":
             return f"equal in {len(self.scenes)} of {total}"
-        if found == "worse-everywhere" or better == 0:
+        if better == 0:
             return f"worse in {worse} of {total}"
         return f"better in {better} of {total}"
 

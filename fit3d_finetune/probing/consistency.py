@@ -20,9 +20,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from fit3d_finetune.probing.correspondences import Array, ConsistencyView, PairSettings, ViewPair, find_pairs
-from fit3d_finetune.probing.data.sampling import sample_features
+from fit3d_finetune.probing.correspondences import PairSettings, ViewPair, find_pairs
+from fit3d_finetune.probing.data.views import Array, ConsistencyView
 from fit3d_finetune.probing.results import ConsistencyResult
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_finetune.probing.scene_figures import mean_over_scenes, value_sums
 from fit3d_ns.common.console import logger, progress
 

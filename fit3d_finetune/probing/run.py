@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.consistency import measure_consistency
-from fit3d_finetune.probing.correspondences import ConsistencyView
 from fit3d_finetune.probing.counts import Array, no_pixels
 from fit3d_finetune.probing.data.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
 from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, scenes_of
+from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation

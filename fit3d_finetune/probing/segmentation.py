@@ -21,11 +21,11 @@ from torch import Tensor
 from fit3d_finetune.probing.counts import ClassCounts, counts_of
 from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
 from fit3d_finetune.probing.data.labelled_images import VOID
-from fit3d_finetune.probing.data.sampling import sample_features
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.protocol import FastProtocol, learning_rate
 from fit3d_finetune.probing.results import Arm, SegmentationResult
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes
 from fit3d_ns.common.console import progress
 from fit3d_ns.features.patch_grid import upsample_to_pixels

@@ -16,6 +16,9 @@ from fit3d_ns.common.atomic import atomic_file
 
 Table = list[list[Any]]
 
+TABLES = ("segmentation", "classes", "depth", "nearest_neighbours", "consistency", "comparisons", "scenes")
+"""Names of all tables that there can be."""
+
 SEGMENTATION_METRICS = ("miou", "pooled_miou", "pixel_accuracy", "class_accuracy")
 
 

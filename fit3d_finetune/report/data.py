@@ -19,6 +19,12 @@ from fit3d_ns.common.atomic import atomic_file
 
 Row = Sequence[object]
 
+FIGURE_FILES = (
+    *("arms.csv", "class_iou.csv", "consistency.csv", "comparisons.csv", "scenes.csv", "examples.csv"),
+    "features.json",
+)
+"""All that `write_figures` writes, as far as there are such figures."""
+
 
 def write_figures(results: ProbeResults, examples: Sequence[Example], views: FeatureViews | None, folder: Path) -> None:
     """Write the data of each figure into `folder`; a file of an earlier report that is no longer made is removed.

@@ -16,7 +16,7 @@ TASK_NAMES: dict[Task, str] = {
 }
 _ORDER: tuple[Verdict, ...] = (
     *("better", "better-everywhere", "worse", "worse-everywhere"),
-    *("mixed", "unclear", "untested"),
+    *("mixed", "unclear", "equal", "untested"),
 )
 
 

@@ -26,6 +26,8 @@ _ONE_PROJECTION = (
     "equal colours mean equal features."
 )
 
+FIGURES_FOLDER = "figures"
+
 
 def write_report(results: ProbeResults, examples: Sequence[Example], path: Path) -> None:
     """Write the report as one HTML file that needs nothing else, and its figures' data beside it.
@@ -38,7 +40,7 @@ def write_report(results: ProbeResults, examples: Sequence[Example], path: Path)
         path: the HTML file; `figures/` beside it gets the data as CSV and JSON (see `write_figures`).
     """
     views = view_features(examples)
-    write_figures(results, examples, views, path.parent / "figures")
+    write_figures(results, examples, views, path.parent / FIGURES_FOLDER)
     with atomic_file(path) as temporary:
         temporary.write_text(_page(results, examples, views), encoding="utf-8")
 
@@ -81,7 +83,7 @@ def _sections(results: ProbeResults, examples: Sequence[Example], views: Feature
         left_out = f" Not shown, having another number of channels: {', '.join(views.left_out)}."
     controls = ""
     if any(map(is_control, results.arms)):
-        controls = " Controls (grey) show what does not come from 3D: a tuning without it, or a head as wide as any."
+        controls = " Controls (grey) show what does not come from 3D: a tuning without it, or a backbone beside itself."
     order = f" Classes that “{arm.name}” gained most in come first." if arm else ""
     has_classes = bool(class_ious(results))
     return [

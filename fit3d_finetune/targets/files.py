@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
-
-# No write takes this long: what is older was left behind by a process that was killed.
-_STALE_AFTER_S = 3600.0
+from fit3d_ns.common.temporaries import sweep_leftovers
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +103,7 @@ class TargetFolder:
         self.path = path
         self.limit_bytes = limit_bytes
         self._claimed: dict[Path, int] = {}
-        for left_behind in path.glob(".*.tmp"):
-            if time.time() - left_behind.stat().st_mtime > _STALE_AFTER_S:
-                left_behind.unlink(missing_ok=True)
+        sweep_leftovers(path)
 
     @property
     def used(self) -> int:

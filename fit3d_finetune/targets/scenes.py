@@ -14,6 +14,7 @@ from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.novel_views import views_between
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo, file_sha256
@@ -84,6 +85,7 @@ def find_scenes(exports: Path, images_root: Path | None = None, skip_broken: boo
     Raises:
         InputError: no exports, a broken one, or exports of different backbones.
     """
+    sweep_leftovers(exports)
     folders = _export_folders(exports)
     scenes: list[Scene] = []
     broken = 0

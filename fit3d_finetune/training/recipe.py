@@ -46,8 +46,7 @@ class Recipe:
     """Patches of which the Gaussians or the mask leave more than half uncovered: count by their unmasked share
     (published; the target is what is rendered there), or ignore."""
     patch_grid: PatchGrid = "floor"
-    """floor: only patches that fit into the image as a whole (published); export: the grid that the scene's features
-    were made on, of the nearest size."""
+    """floor: only patches that fit into the image as a whole (published); export: the grid of the scene's features."""
     resampling: Resampling = "bilinear"
     """How images, targets and masks are brought to the patch grid: bilinear between the nearest pixels (published), or
     area (images bicubic and antialiased, of targets and masks the mean over each patch)."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
+from fit3d_finetune.backbone.hub import CARD_FILE, CONFIG_FILE, INFO_FILE, WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import TargetKind
@@ -15,7 +15,14 @@ from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options,
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import require_own_files, require_writable
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
+
+COMMAND = "fit3d-finetune"
+LOG_FOLDER = "logs"
+OUTPUT_FILES = (INFO_FILE, WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, CHECKPOINT_FILE)
+"""All that a fine-tuning writes into its folder, but for the logs, where nothing is ever replaced."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,24 @@ def recorded_precision(output_dir: Path) -> Precision | None:
     return None if identity is None else identity.get("backbone", {}).get("precision")
 
 
+def require_output_dir(output_dir: Path) -> None:
+    """Check that a fine-tuning can write in its folder, and that it would replace nothing that none has written.
+
+    A folder that holds a finished one is not written to, and not checked.
+
+    Raises:
+        InputError: it cannot, or it would.
+    """
+    sweep_leftovers(output_dir)
+    if os.path.isfile(output_dir / INFO_FILE):  # unlike Path's, false for names that cannot be
+        return
+    require_writable(output_dir / LOG_FOLDER)  # and with it the folder itself
+    require_own_files(output_dir, OUTPUT_FILES, COMMAND, lambda folder: (folder / CHECKPOINT_FILE).is_file())
+
+
 def is_finished(run: Run, identity: dict[str, Any]) -> bool:
     """Whether the output folder holds this run's result; `InputError` if nothing may be written there."""
-    folder = run.output_dir.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--output-dir {folder}: {existing} is no folder that can be written to; give another.")
+    require_output_dir(run.output_dir)
     if not (run.output_dir / INFO_FILE).is_file():
         return False
     different = changed_options(read_finetuned(run.output_dir).summary.get("run", {}), identity)

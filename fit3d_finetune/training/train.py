@@ -29,12 +29,13 @@ from fit3d_finetune.training.checkpoint import (
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.recipe import lr_factor
-from fit3d_finetune.training.run import Run, is_finished
+from fit3d_finetune.training.run import COMMAND, LOG_FOLDER, Run, is_finished
 from fit3d_finetune.training.samples import Loader, Samples, steps_per_epoch
 from fit3d_finetune.training.step import Diverged, require_finite, training_step
 from fit3d_finetune.training.tracking import Tracker, open_tracker, require_tracker
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import mark_own_folder, require_writable
 from fit3d_ns.features.backbone import Backbone, load_backbone
 from fit3d_ns.features.cache import default_cache_dir
 from fit3d_ns.scene.description import Split
@@ -68,11 +69,14 @@ def finetune(run: Run) -> Path:
     parameters = tuned_parameters(backbone)
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in parameters)
+    # A checkpoint has the weights and two moments of each, and stands beside the next one or the result.
+    size = sum(value.numel() * value.element_size() for value in backbone.model.state_dict().values())
+    require_writable(run.output_dir, needed_bytes=4 * size)
     optimizer = build_optimizer(backbone, run.recipe)
     if state.step > 0:
         restore_checkpoint(checkpoint, parameters, optimizer)
         logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
-    tracker = open_tracker(run.tracker, run.output_dir / "logs", state.step, identity)
+    tracker = open_tracker(run.tracker, run.output_dir / LOG_FOLDER, state.step, identity)
     try:
         state = _train(run, backbone, parameters, optimizer, train, validation, state, tracker)
     finally:
@@ -83,6 +87,7 @@ def finetune(run: Run) -> Path:
         logger.info("%.0f %% of the fine-tuned weights, the rest the original's:", 100 * run.recipe.weight_mix)
         mixed = _validate(run, backbone, validation, state.step)
     summary = {**_summary(run, state, len(train)), "mixed": mixed}
+    mark_own_folder(run.output_dir, COMMAND)
     save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
     checkpoint.unlink(missing_ok=True)
     logger.info("Fine-tuned backbone: %s", run.output_dir)
@@ -140,6 +145,7 @@ def _train(
             if is_epoch:
                 validate(done)
             if save:
+                mark_own_folder(run.output_dir, COMMAND)
                 save_checkpoint(checkpoint, parameters, optimizer, now(done))
                 saved_step, saved = done, time.perf_counter()
                 if stop_requested():
@@ -197,6 +203,8 @@ def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step
 def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
     """Training samples, and validation samples by name: views held out of training scenes, and held-out scenes."""
     folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
+    if run.target_cache_bytes > 0:
+        require_writable(folder.path, "$FIT3D_CACHE_DIR")
 
     def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
         made = TargetStore(scenes, folder, run.device, kind, run.backbone, run.recipe.target_rule)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from fit3d_ns.capture.cameras import LARGEST_DISTORTION, centre_fault, finite, focal_fault, pose_fault, transform_fault
-from fit3d_ns.capture.cameras import rotation_fault as rotation_fault
 from fit3d_ns.capture.images import ImageHeader, mask_has_channels, read_header, say_conversions
 from fit3d_ns.capture.lens import CAMERA_MODELS, FISHEYE_MODELS
 from fit3d_ns.common.errors import InputError

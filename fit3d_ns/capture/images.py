@@ -19,9 +19,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile
 
-from fit3d_ns.capture.lens import undistort as undistort
-from fit3d_ns.capture.lens import undistort_mask as undistort_mask
-from fit3d_ns.capture.lens import undistorted_camera as undistorted_camera
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
 

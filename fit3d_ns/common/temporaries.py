@@ -80,7 +80,7 @@ def sweep_leftovers(folder: Path) -> None:
     """
     try:
         found = [match for entry in os.scandir(folder) if (match := _LOCK.fullmatch(entry.name))]
-    except OSError:
+    except (OSError, ValueError):
         return  # no folder, or none that may be read: nothing of ours to tidy up
     for match in found:
         names = Temporaries(Path(folder), match[1])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import (
     Backbone,
     BackboneConfig,
@@ -42,7 +42,6 @@ FP16_MAX = 65504.0
 # Parts of the fingerprint that name things but do not change the features. max_size acts through the
 # input size of each image, which is in the key.
 _NOT_IN_KEY = ("name", "description", "weights", "max_size")
-_STALE_AFTER_S = 3600.0
 # Where an entry's metadata keeps the checksum of each part.
 _CHECKSUMS = {"features": "sha256", "class_token": "class_token_sha256"}
 
@@ -177,11 +176,6 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def compute_feature_map(backbone: Backbone, image: np.ndarray, name: str = "the image") -> Tensor:
-    """The backbone's feature map of one uint8 image [H, W, 3], as [h, w, C] in fp16 on the CPU."""
-    return _encode(backbone, image, name)[0]
-
-
 @torch.inference_mode()
 def _encode(backbone: Backbone, image: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
     """The feature map [h, w, C] and the class token [C], fp16 on the CPU."""
@@ -264,12 +258,7 @@ def _prepare(folder: Path) -> None:
     """Make the folder, and sweep out what killed runs left half-written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            # Younger ones may belong to a run that is writing right now.
-            if time.time() - leftover.stat().st_mtime > _STALE_AFTER_S:
-                leftover.unlink(missing_ok=True)
-    except FileNotFoundError:
-        pass  # another run swept it first
+        sweep_leftovers(folder)
     except OSError as error:
         raise InputError(
             f"The cache folder {folder} cannot be used ({error}): set FIT3D_CACHE_DIR to another place."

@@ -67,7 +67,7 @@ def load_config(path: Path) -> TrainerConfig:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a configuration that this nerfstudio can read ({reason}).") from error
     if not isinstance(config, TrainerConfig):
-        raise InputError(f"{path} is not the configuration of a training: give the config.yml that ns-train wrote.")
+        raise InputError(f"{path} is not the config.yml of a fit3d method or another: give the one of ns-train.")
     return config
 
 

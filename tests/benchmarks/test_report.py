@@ -78,8 +78,17 @@ def test_the_screen_shows_rows_and_reasons() -> None:
 
 
 def test_both_files_are_written_together(tmp_path: Path) -> None:
-    write(OUTCOMES, HERE, tmp_path / "new", "speed")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["speed.json", "speed.md"]
+    write(OUTCOMES, HERE, tmp_path / "new" / "speed.md", tmp_path / "work" / "all.json")
+    assert (tmp_path / "new" / "speed.md").read_text() == to_markdown(OUTCOMES, HERE)
+    assert (tmp_path / "work" / "all.json").read_text() == to_json(OUTCOMES, HERE)
+    assert len(list(tmp_path.rglob("*.*"))) == 2
+
+
+def test_the_results_of_the_repository_are_tables() -> None:
+    files = [path for path in command.RESULTS.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert {path.suffix for path in files} == {".md"}, "data stay where the benchmark runs"
+    assert max(path.stat().st_size for path in files) < 100_000
 
 
 def test_this_machine_has_a_name_and_versions() -> None:
@@ -109,7 +118,7 @@ def test_a_section_that_cannot_run_says_why_and_the_others_go_on(
 
     some = (Section("no", "No", refuse), Section("yes", "Yes", lambda _: [ROWS[0]]))
     monkeypatch.setattr(command, "chosen", lambda names: list(some))
-    command.run(command.parse(["--output", str(tmp_path), "--device", "cpu"]))
+    command.run(command.parse(["--output", str(tmp_path), "--work-dir", str(tmp_path), "--device", "cpu"]))
     data = json.loads((tmp_path / "speed.json").read_text())
     assert [(s["name"], s["skipped"], len(s["rows"])) for s in data["sections"]] == [
         ("no", "there is no GPU", 0),
@@ -126,6 +135,7 @@ def test_a_rehearsal_does_not_replace_the_committed_table(tmp_path: Path, monkey
             old.unlink()
         command.run(command.parse([*arguments, "--work-dir", str(tmp_path / "work"), "--device", "cpu"]))
         assert [path.parent.name for path in sorted(tmp_path.rglob("speed.md"))] == [where]
+        assert [path.parent.name for path in sorted(tmp_path.rglob("speed.json"))] == ["work"]
 
 
 @pytest.mark.parametrize(

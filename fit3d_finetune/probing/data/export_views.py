@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fit3d_finetune.probing.correspondences import Array, ConsistencyView
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.views import Array, ConsistencyView
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask
 from fit3d_ns.scene.description import ViewInfo, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians

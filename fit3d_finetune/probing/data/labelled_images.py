@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fit3d_finetune.probing.correspondences import ConsistencyView
+from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_ns.capture.images import load_image, read_header
 from fit3d_ns.common.errors import InputError
 

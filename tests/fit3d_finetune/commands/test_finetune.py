@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fit3d_finetune.backbone.hub import read_finetuned
+from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
+from fit3d_finetune.commands import finetune as module
 from fit3d_finetune.commands.finetune import main, parse
 from fit3d_finetune.training.recipe import PRESETS
+from fit3d_finetune.training.run import OUTPUT_FILES
+from fit3d_ns.common import output_place
+from fit3d_ns.common.temporaries import temporaries
 from fit3d_ns.features.backbone import BackboneConfig
 from tests.fit3d_finetune.scenes import BACKBONE, HEIGHT, WIDTH, backbone_info, make_gaussians, write_export
 
@@ -179,7 +184,98 @@ def test_exports_without_training_views(refused: Refused, tmp_path: Path) -> Non
 
 def test_an_output_folder_that_is_a_file(runs: Path, refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "file is no folder that can be written to" in refused("--output-dir", str(tmp_path / "file" / "below"))
+    assert "file is a file, not a folder" in refused("--output-dir", str(tmp_path / "file" / "below"))
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/self", "x" * 300, "y/" + "x" * 300])
+def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
+    runs: Path, refused: Refused, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    assert "--output-dir" in refused("--output-dir", str(tmp_path / place))
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("name", [*(name for name in OUTPUT_FILES[:4] if name != INFO_FILE), "logs"])
+def test_a_users_file_in_the_output_folder_is_found_before_any_work_and_stays(
+    runs: Path, refused: Refused, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("a user's")
+    assert str(tmp_path / "mine" / name) in refused("--output-dir", str(tmp_path / "mine"))
+    assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == {name: "a user's"}
+
+
+def test_a_file_that_only_has_the_name_of_ours_is_neither_read_nor_replaced(
+    runs: Path, refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in (INFO_FILE, "README.md"):
+        (tmp_path / "mine" / name).write_text("a user's")
+    assert "mine is not a fine-tuned backbone" in refused("--output-dir", str(tmp_path / "mine"))
+    assert {path.read_text() for path in (tmp_path / "mine").iterdir()} == {"a user's"}
+
+
+def test_a_users_other_files_in_the_output_folder_are_left_alone(runs: Path, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("a user's")
+    (tmp_path / "out" / ".model.safetensors.old.tmp").write_text("a user's")
+    command()
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made - {"notes.txt", ".model.safetensors.old.tmp", ".fit3d-finetune"} <= {*OUTPUT_FILES}
+    assert (tmp_path / "out" / "notes.txt").read_text() == "a user's"
+
+
+def test_what_a_killed_run_wrote_without_its_last_file_is_its_own(runs: Path, command: Command, tmp_path: Path) -> None:
+    command()
+    (tmp_path / "out" / INFO_FILE).unlink()
+    command()
+    assert read_finetuned(tmp_path / "out").summary["steps"] == 2
+
+
+def test_a_target_cache_that_cannot_be_written_is_found_before_any_target_is_made(
+    runs: Path, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr("fit3d_finetune.targets.store.TargetStore.prepare", pytest.fail)
+    assert "$FIT3D_CACHE_DIR" in refused()
+
+
+def test_leftovers_of_a_killed_run_are_swept_also_where_it_is_finished(
+    runs: Path, command: Command, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        process = os.fork()
+        if process == 0:
+            with temporaries(tmp_path / "out" / "checkpoint.safetensors") as names:
+                names.new.write_bytes(b"half")
+                os._exit(9)
+        os.waitpid(process, 0)
+        assert len(list((tmp_path / "out").glob(".*.lock"))) == 1
+        command()
+        assert list((tmp_path / "out").glob(".*.lock")) == list((tmp_path / "out").glob(".*.tmp")) == []
+
+
+def test_too_little_room_is_found_before_the_training(
+    runs: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_place.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))  # type: ignore[attr-defined]
+    assert "MB are free" in refused()
+
+
+def test_an_export_that_a_kill_left_aside_is_put_back_and_read(runs: Path, command: Command, tmp_path: Path) -> None:
+    process = os.fork()
+    if process == 0:
+        with temporaries(tmp_path / "runs" / "attic") as names:
+            names.old.mkdir()
+            os.rename(tmp_path / "runs" / "attic", names.old / "attic")
+            os._exit(9)
+    os.waitpid(process, 0)
+    command()
+    assert set(read_finetuned(tmp_path / "out").summary["run"]["scenes"]) == {"attic", "barn"}
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["attic", "barn"]
 
 
 @pytest.mark.parametrize(

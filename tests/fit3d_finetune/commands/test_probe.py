@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fit3d_finetune.commands.probe import ProbeArguments, main, run
+from fit3d_finetune.commands import probe as module
+from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import mean, metrics_of
@@ -25,6 +26,7 @@ from tests.fit3d_finetune.probing.scenes import (
     write_finetuned,
     write_scene,
 )
+from tests.fit3d_finetune.report.samples import make_results
 
 ARMS = [
     *("original", "fine-tuned", "2D control"),
@@ -60,6 +62,8 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
         *("--train-data", folders["train"], "--test-data", f"scene:{folders['test']}", "--seeds", "0", "1"),
         *("--device", "cpu", "--output-dir", tmp_path / "out"),
     )
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert written - {"figures", ".fit3d-probe"} <= {*OUTPUT_FILES}
     results = ProbeResults.load(tmp_path / "out/results.json")
     assert [arm.name for arm in results.arms] == ARMS
     assert results.protocol == "fast"
@@ -252,3 +256,55 @@ def test_a_control_of_another_backbone_is_refused(folders: dict[str, Path], tmp_
     )
     with pytest.raises(InputError, match="started from another backbone than --finetuned"):
         run(arguments)
+
+
+# ---- where results go
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_data", pytest.fail)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self", "x" * 300])
+def test_a_place_that_cannot_be_written_is_found_before_any_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    with pytest.raises(SystemExit) as stop:
+        call_main(monkeypatch, "--test-data", "anything", "--output-dir", tmp_path / place)
+    assert stop.value.code == 2
+    assert "error: --output-dir" in capsys.readouterr().err
+    assert tree(tmp_path) == {"file": "a user's"}
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", [*OUTPUT_FILES, "figures"])
+def test_a_users_file_that_would_be_replaced_is_found_before_any_work_and_stays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        call_main(monkeypatch, "--test-data", "anything", "--output-dir", tmp_path)
+    assert stop.value.code == 2
+    assert str(tmp_path / name) in capsys.readouterr().err
+    assert tree(tmp_path) == {name: "{}"}
+
+
+def test_results_of_an_earlier_probing_are_replaced_and_other_files_stay(tmp_path: Path) -> None:
+    results = make_results()
+    (tmp_path / "notes.txt").write_text("a user's")
+    module.require_output_dir(tmp_path)
+    write_results(results, [], tmp_path)
+    module.require_output_dir(tmp_path)
+    (tmp_path / ".fit3d-probe").unlink()  # as release 0.1 left it
+    module.require_output_dir(tmp_path)
+    write_results(results, [], tmp_path)
+    assert ProbeResults.load(tmp_path / "results.json").arms == results.arms
+    assert tree(tmp_path)["notes.txt"] == "a user's"

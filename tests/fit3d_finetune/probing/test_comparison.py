@@ -40,7 +40,7 @@ FIVE = [0.01, 0.02, 0.03, 0.02, 0.02]
         ([0.012, 0.034], NAN, False, "worse-everywhere", "worse in 2 of 2 scenes"),
         ([0.012, -0.034, 0.0], NAN, True, "mixed", "better in 1 of 3 scenes"),
         ([-0.012, 0.0], NAN, True, "mixed", "worse in 1 of 2 scenes"),
-        ([0.0, 0.0], NAN, True, "mixed", "equal in 2 of 2 scenes"),
+        ([0.0, 0.0], NAN, True, "equal", "equal in 2 of 2 scenes"),
         ([0.012], NAN, True, "better-everywhere", "better in 1 of 1 scene"),
         ([], NAN, True, "untested", "nothing to compare"),
     ],

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from fit3d_finetune.probing.consistency import compare_maps, measure_consistency
 from fit3d_finetune.probing.correspondences import (
-    ConsistencyView,
     PairSettings,
     ViewPair,
     find_correspondences,
@@ -20,7 +19,8 @@ from fit3d_finetune.probing.correspondences import (
     rotation_angles,
 )
 from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.data.sampling import sample_features
+from fit3d_finetune.probing.data.views import ConsistencyView
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import HEIGHT, WIDTH
 

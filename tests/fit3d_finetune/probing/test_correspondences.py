@@ -13,13 +13,13 @@ import torch
 
 from fit3d_finetune.probing.consistency import compare_maps, measure_consistency
 from fit3d_finetune.probing.correspondences import (
-    ConsistencyView,
     PairSettings,
     ViewPair,
     find_correspondences,
     find_pairs,
     rotation_angles,
 )
+from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_ns.common.errors import InputError
 from tests.scenes import ROOM
 

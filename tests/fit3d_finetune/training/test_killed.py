@@ -66,6 +66,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(
         assert not (tmp_path / "out" / "fit3d.json").exists()
     assert finish(arguments, targets, tmp_path / "log") == 0
     assert "Going on at step" in (tmp_path / "log").read_text()
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.endswith((".tmp", ".lock"))] == []
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == uninterrupted
 
 

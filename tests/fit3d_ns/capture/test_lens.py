@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 
-from fit3d_ns.capture.images import undistort, undistort_mask, undistorted_camera
+from fit3d_ns.capture.lens import undistort, undistort_mask, undistorted_camera
 from fit3d_ns.common.errors import InputError
 
 RANDOM = np.random.default_rng(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from fit3d_ns.capture.images import load_image
 from fit3d_ns.capture.lens import undistort
+from fit3d_ns.commands import export
 from fit3d_ns.commands.export import ExportArguments, export_run, run
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import FeatureDecoder
@@ -137,3 +140,103 @@ def test_a_run_of_another_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not the config\.yml of a fit3d method"):
         export_run(path, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+# ---- nobody's files
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(arguments: ExportArguments, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What must be found before the work begins is found without it."""
+
+    def work(*_: object) -> None:
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(export, "load_pipeline", work)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["../victim", "..", ".", "", "/absolute", "a/b", ".hidden", "x" * 256])
+def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_touched(
+    name: str, overwrite: bool, distorted_run: Fit3DTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/photo.jpg").write_text("a user's")
+    config = distorted_run.base_dir / "config.yml"
+    arguments = ExportArguments(load_config=config, output_dir=tmp_path / "runs", name=name, overwrite=overwrite)
+    assert "--name is" in refused(arguments, capsys)
+    assert tree(tmp_path) == {"victim/photo.jpg": b"a user's"}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_experiment_whose_name_leads_elsewhere_needs_another_name(
+    distorted_run: Fit3DTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(distorted_run.base_dir, tmp_path / "run")
+    config = tmp_path / "run/config.yml"
+    config.write_text(config.read_text().replace("experiment_name: tiny", "experiment_name: ../victim"))
+    (tmp_path / "victim").mkdir()
+    arguments = ExportArguments(load_config=config, output_dir=tmp_path / "runs", overwrite=True)
+    assert "--name" in refused(arguments, capsys)
+    assert (tmp_path / "victim").is_dir()
+    with pytest.raises(AssertionError, match="the work was begun"):
+        run(dataclasses.replace(arguments, name="fine"))
+    assert "--name names one scene" in refused(ExportArguments(all=tmp_path, name="fine"), capsys)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_photos_of_the_scenes_name_stays(
+    distorted_run: Fit3DTrainer, tmp_path: Path, overwrite: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_text("a user's")
+    config = distorted_run.base_dir / "config.yml"
+    arguments = ExportArguments(load_config=config, output_dir=tmp_path, name="photos", overwrite=overwrite)
+    assert "photos is a folder that fit3d did not write" in refused(arguments, capsys)
+    assert tree(tmp_path) == {"photos/1.jpg": b"a user's"}
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self", "x" * 300])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    place: str, many: bool, distorted_run: Fit3DTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    config = distorted_run.base_dir / "config.yml"
+    what = {"all": distorted_run.base_dir} if many else {"load_config": config}
+    assert "--output-dir" in refused(ExportArguments(**what, output_dir=tmp_path / place), capsys)  # type: ignore[arg-type]
+    assert tree(tmp_path) == {"file": b"a user's"}
+
+
+def test_exporting_again_is_silent_and_another_content_needs_overwrite(
+    distorted_run: Fit3DTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ExportArguments(
+        load_config=distorted_run.base_dir / "config.yml", output_dir=tmp_path / "runs", previews=0
+    )
+    run(arguments)
+    run(arguments)
+    before = tree(tmp_path)
+    other = dataclasses.replace(arguments, feature_storage="int8")
+    assert "--overwrite" in refused(other, capsys)
+    assert tree(tmp_path) == before
+    run(dataclasses.replace(other, overwrite=True))
+    assert FeatureGaussians.load(tmp_path / "runs/tiny").scene.feature_storage == "int8"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fit3d_ns.commands import lift
 from fit3d_ns.commands.export import export_run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
 from fit3d_ns.features.backbone import BackboneConfig
@@ -245,3 +247,97 @@ def test_a_mask_that_does_not_fit_is_named(
         run(arguments)
     assert re.search(rf"error: mask .*{spoilt.name} {complaint}", capfd.readouterr().err)
     assert not (tmp_path / "out" / exported.name).exists()
+
+
+# ---- nobody's files
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What must be found before the work begins is found without it."""
+
+    def work(*_: object) -> None:
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(lift, "lift_scene", work)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["../victim", "..", ".", "", "/absolute", "a/b", ".hidden", "x" * 256])
+def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_touched(
+    name: str, overwrite: bool, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/photo.jpg").write_text("a user's")
+    arguments = LiftArguments(export=exported, output_dir=tmp_path / "runs", name=name, overwrite=overwrite)
+    assert "--name is" in refused(arguments, capsys)
+    assert tree(tmp_path) == {"victim/photo.jpg": b"a user's"}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", ["../victim", "", ".", "/tmp/victim"])
+def test_a_name_in_somebody_elses_export_is_refused(
+    name: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "from elsewhere"
+    shutil.copytree(exported, copy)
+    (copy / "scene.json").write_text(json.dumps({**json.loads((copy / "scene.json").read_text()), "scene": name}))
+    for given in (None, "fine"):
+        arguments = LiftArguments(export=copy, output_dir=tmp_path / "runs", overwrite=True, name=given)
+        assert "'scene' is" in refused(arguments, capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_photos_of_the_scenes_name_stays(
+    exported: Path, tmp_path: Path, overwrite: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_text("a user's")
+    arguments = LiftArguments(export=exported, output_dir=tmp_path, name="photos", overwrite=overwrite)
+    assert "photos is a folder that fit3d did not write" in refused(arguments, capsys)
+    assert tree(tmp_path) == {"photos/1.jpg": b"a user's"}
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self", "x" * 300])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    place: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a user's")
+    assert "--output-dir" in refused(LiftArguments(export=exported, output_dir=tmp_path / place), capsys)
+    assert tree(tmp_path) == {"file": b"a user's"}
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_capture_whose_folder_has_no_scenes_name_needs_one(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture = write_capture(tmp_path / "photos (1)")
+    arguments = LiftArguments(ply=exported / "splat.ply", data=capture, output_dir=tmp_path / "runs")
+    assert "give another with --name" in refused(arguments, capsys)
+    with pytest.raises(AssertionError, match="the work was begun"):
+        run(dataclasses.replace(arguments, name="photos 1"))
+
+
+def test_lifting_again_is_silent_and_another_content_needs_overwrite(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = LiftArguments(export=exported, output_dir=tmp_path / "runs", feature_dim=4)
+    made = run(arguments)
+    run(arguments)
+    before = tree(made)
+    other = dataclasses.replace(arguments, feature_dim=3)
+    assert "--overwrite" in refused(other, capsys)
+    assert tree(made) == before
+    run(dataclasses.replace(other, overwrite=True))
+    assert FeatureGaussians.load(made).scene.feature_dim == 3
+    itself = LiftArguments(export=made, output_dir=tmp_path / "runs", overwrite=True)
+    assert "is the export to lift from" in refused(itself, capsys)

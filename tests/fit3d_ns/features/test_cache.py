@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -228,12 +227,12 @@ def test_a_run_killed_in_the_middle_of_a_write_leaves_only_whole_entries(monkeyp
     assert len(list(folder.glob("*.safetensors"))) == 2
     (leftover,) = folder.glob(".*.tmp")
     backbone = use(monkeypatch, FakeBackbone())
+    (folder / ".notes.tmp").write_text("a user's")
+    os.utime(folder / ".notes.tmp", (0, 0))
     extract_feature_maps(pictures(5), CONFIG)
     assert backbone.calls == 3
-    assert leftover.exists()  # it is young: another run might be writing it
-    os.utime(leftover, (time.time() - 7200,) * 2)
-    extract_feature_maps(pictures(5), CONFIG)
     assert not leftover.exists()
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [".notes.tmp"]
 
 
 # ---- memory

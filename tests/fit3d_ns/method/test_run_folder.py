@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fit3d_ns.commands.export import ExportArguments, export_run, run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments
@@ -24,17 +25,16 @@ RUN = Path("outputs/tiny/fit3d-features-fast/run")
 
 def train_in(folder: Path, shift: float) -> Path:
     """A run with relative paths, as by `cd folder; ns-train ... --data data/room`; returns its config.yml."""
-    folder.mkdir(exist_ok=True)
-    write_capture(folder / "data/room")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        trainer = make_trainer(make_config(Path("data/room"), Path("outputs"), steps=2))
-        with torch.no_grad():
-            trainer.pipeline.model.gauss_params["means"].add_(shift)
-        trainer.save_checkpoint(1)
-    finally:
-        os.chdir(before)
+    config = make_config(write_capture(folder / "data/room"), folder / "outputs", steps=2)
+    trainer = make_trainer(config)
+    with torch.no_grad():
+        trainer.pipeline.model.gauss_params["means"].add_(shift)
+    trainer.save_checkpoint(1)
+    # Written so afterwards: nerfstudio's TensorBoard writer would go on by relative paths in the tests to come.
+    config.output_dir = Path("outputs")
+    config.data = config.pipeline.datamanager.data = Path("data/room")
+    config.pipeline.datamanager.dataparser.data = Path()
+    (folder / RUN / "config.yml").write_text(yaml.dump(config))
     return folder / RUN / "config.yml"
 
 
@@ -242,8 +242,6 @@ def test_a_field_of_another_type_is_one_sentence(change: object, tmp_path: Path)
     config = make_config(tmp_path, tmp_path / "outputs", steps=1)
     experiment, place = config.experiment_name, config.get_base_dir()
     change(config)  # type: ignore[operator]
-    import yaml
-
     place.mkdir(parents=True)
     (place / "config.yml").write_text(yaml.dump(config))
     with pytest.raises(InputError, match=r"config\.yml: '.*' is .*as ns-train wrote it"):

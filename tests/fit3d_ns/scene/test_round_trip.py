@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from fit3d_ns.capture.images import undistort
+from fit3d_ns.capture.lens import undistort
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import DecoderKind, FeatureDecoder
 from fit3d_ns.scene.description import relative_to_root, resolve

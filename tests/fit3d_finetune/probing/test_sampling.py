@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fit3d_finetune.probing.data.sampling import sample_features
+from fit3d_finetune.probing.sampling import sample_features
 from fit3d_ns.features.patch_grid import upsample_to_pixels
 
 
