@@ -2,6 +2,9 @@
 
 Inner loops run over contiguous rows, which is what LLVM turns into vector instructions. Work is split over items that
 share nothing, so the results do not depend on the number of threads.
+
+Pieces are inlined by force. Otherwise a process that compiles a kernel calls a piece's own code, and one that reads the
+kernel from Numba's cache calls the copy saved in it, which is optimised in another way and rounds differently.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from numba import njit, prange
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan/ninf: a NaN must come out as NaN
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy")
 def corners(place, cells):  # type: ignore[no-untyped-def]
     """The two cells around a place in cells (first cell's centre at 0.5), and the second one's share."""
     at = min(max(place - 0.5, 0.0), cells - 1.0)
@@ -20,14 +23,14 @@ def corners(place, cells):  # type: ignore[no-untyped-def]
     return first, min(first + 1, cells - 1), at - first
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _mix(a, b, share, out):  # type: ignore[no-untyped-def]
     """out = (1 - share) a + share b."""
     for k in range(out.size):
         out[k] = a[k] + share * (b[k] - a[k])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _add_mix(values, share, a, b):  # type: ignore[no-untyped-def]
     """The adjoint of `_mix`."""
     for k in range(values.size):
@@ -36,7 +39,7 @@ def _add_mix(values, share, a, b):  # type: ignore[no-untyped-def]
         b[k] += share * values[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _mix_four(a, b, c, d, x, y, out):  # type: ignore[no-untyped-def]
     for k in range(out.size):
         top = a[k] + x * (b[k] - a[k])
@@ -99,7 +102,7 @@ def find_labelled(labels, void, counts, ranks, found):  # type: ignore[no-untype
         found[i] = r * width + c
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _mean_bin(a, b, share, bins):  # type: ignore[no-untyped-def]
     """Mean of the bins weighted by relu(output) + 0.1, and the sum of the weights; outputs between those of a and b."""
     total = weighted = bins.dtype.type(0)
@@ -111,7 +114,7 @@ def _mean_bin(a, b, share, bins):  # type: ignore[no-untyped-def]
     return weighted / total, total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _mean_bin_backward(a, b, share, bins, mean, slope, a_slopes, b_slopes):  # type: ignore[no-untyped-def]
     """Adds the gradients with respect to a and b; slope is that of the mean over the sum of the weights."""
     for k in range(bins.size):
@@ -159,7 +162,7 @@ def binned_depth_backward(outputs, bins, factor, depth, totals, gradient, out): 
                 _add_mix(slopes[x], outputs.dtype.type(y), out[i, y0, x, a], out[i, y1, x, a])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _differences(first, second, both, slope, signs):  # type: ignore[no-untyped-def]
     """Sum of |second - first| where both are known; signs get slope times the sign."""
     total = first.dtype.type(0)
@@ -170,7 +173,7 @@ def _differences(first, second, both, slope, signs):  # type: ignore[no-untyped-
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy")
 def _gradient_loss(g, known, scales, weight, slopes):  # type: ignore[no-untyped-def]
     """Weighted sum over scales of the mean absolute difference of neighbours; adds its gradient to slopes."""
     H, W = g.shape
@@ -204,7 +207,7 @@ def _gradient_loss(g, known, scales, weight, slopes):  # type: ignore[no-untyped
     return loss
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, forceinline=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _silog_loss(g, count, variance_weight, slopes):  # type: ignore[no-untyped-def]
     """sqrt(mean(g^2) - weight mean(g)^2) over `count` known pixels (elsewhere g is 0); adds its gradient to slopes."""
     total = squares = g.dtype.type(0)
