@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import json
 import tempfile
 import time
@@ -33,11 +34,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.rasterization import processor
-from fit3d_ns.method import model as fit3d_model
 from fit3d_ns.method.config import fit3d_features_fast
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.rasterization import rasterization
 from fit3d_ns.rasterization.threads import thread_count
+from fit3d_ns.scene import render
 
 FIRST_STEP = 1_700
 """Full resolution (from step 1,600), all 40,000 Gaussians of the preset, and densification still at work."""
@@ -145,8 +146,9 @@ def watch_parts(watch: Stopwatch, trainer: Fit3DTrainer) -> list[Any]:
     return [
         watch.watch(pipeline.datamanager, "next_train", "data"),
         watch.watch(pipeline.model, "get_outputs", "forward beside the rasteriser"),
-        watch.watch(pipeline.model, "get_metrics_dict", "metrics"),
-        watch.watch(pipeline.model, "get_loss_dict", "losses"),
+        watch.watch(pipeline.model, "compare_with_photo", "comparison with the photo"),
+        watch.watch(pipeline.model, "metrics", "metrics"),
+        watch.watch(pipeline.model, "losses", "losses"),
         watch.watch(Tensor, "backward", "backward"),
         watch.watch(optimizers, "zero_grad_some", "clearing gradients"),
         watch.watch(optimizers, "optimizer_scaler_step_some", "optimisers"),
@@ -212,13 +214,14 @@ def measure(
             watch.parts.clear()
             started = Spent.now()
 
-        def remember(**inputs: Any) -> Any:
+        def remember(*inputs: Any, **options: Any) -> Any:
             if trainer.pipeline.model.training:
-                call.update(inputs)
+                call.update(arguments.bind(*inputs, **options).arguments)
             with watch.part("rasteriser forward"):
-                return rasterization(**inputs)
+                return rasterization(*inputs, **options)
 
-        patches.enter_context(patch.object(fit3d_model, "rasterization", remember))
+        arguments = inspect.signature(rasterization)
+        patches.enter_context(patch.object(render, "rasterization", remember))
         for part in watch_parts(watch, trainer):
             patches.enter_context(part)
         trainer.callbacks.insert(0, TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], between_steps))

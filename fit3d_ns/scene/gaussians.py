@@ -66,7 +66,7 @@ class FeatureGaussians(Splats):
     @property
     def splats(self) -> Splats:
         """The Gaussians without their features."""
-        return Splats(*(getattr(self, name) for name in TENSORS), rasterize_mode=self.rasterize_mode)
+        return self._each(lambda values: values)
 
     def to(self, device: torch.device | str) -> FeatureGaussians:
         """The same scene on another device."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -66,13 +65,8 @@ class Splats:
         """The same Gaussians on another device."""
         return self._each(lambda values: values.to(device))
 
-    def where(self, chosen: Tensor) -> Splats:
-        """Those that `chosen` [N] (bool) names."""
-        return self._each(lambda values: values[chosen])
-
-    def _each(self, change: Any) -> Splats:
-        changed = {name: change(getattr(self, name)) for name in TENSORS}
-        return replace(self, **changed)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Splats:
+        return Splats(*(change(getattr(self, name)) for name in TENSORS), rasterize_mode=self.rasterize_mode)
 
 
 TENSORS = tuple(each.name for each in fields(Splats) if each.name != "rasterize_mode")

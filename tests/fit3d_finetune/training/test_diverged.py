@@ -21,6 +21,7 @@ from fit3d_finetune.training.samples import Sample
 from fit3d_finetune.training.step import Diverged, training_step
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import marker_file
 from fit3d_ns.features.backbone import load_backbone
 from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, run_of, scene_of, store_of
 
@@ -85,7 +86,7 @@ def test_the_last_good_checkpoint_is_named_and_good(
         f"the training diverged in step 8 (its loss is nan), the last good checkpoint, after 7 steps, is {path}: "
         "give a lower --lr, and another --output-dir."
     )
-    assert sorted(file.name for file in run.output_dir.iterdir()) == [CHECKPOINT_FILE]
+    assert sorted(file.name for file in run.output_dir.iterdir()) == [marker_file("fit3d-finetune"), CHECKPOINT_FILE]
     assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
     resumed = load_file(finetune(run) / "model.safetensors")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole), "as if nothing had been"

@@ -14,12 +14,13 @@ from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.training import train as training
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import marker_file
 from tests.fit3d_finetune.scenes import run_of
 
 
 def test_none_writes_nothing_beside_the_result(tmp_path: Path, scenes: list[Scene]) -> None:
     folder = finetune(run_of(tmp_path / "out", scenes, max_steps=1))
-    names = ["README.md", "config.json", "fit3d.json", "model.safetensors"]
+    names = [marker_file("fit3d-finetune"), "README.md", "config.json", "fit3d.json", "model.safetensors"]
     assert sorted(path.name for path in folder.iterdir()) == names
 
 

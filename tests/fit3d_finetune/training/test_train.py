@@ -21,6 +21,7 @@ from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Samples
 from fit3d_finetune.training.train import TrainingInterrupted, finetune
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import marker_file
 from fit3d_ns.features.backbone import load_backbone
 from tests.fit3d_finetune.scenes import BACKBONE, run_of, scene_of, store_of
 
@@ -83,7 +84,10 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_been(
     for stop in stops:
         with pytest.raises(TrainingInterrupted, match=f"stopped at step {stop} of 12; the same command goes on"):
             finetune(run)
-        assert sorted(path.name for path in run.output_dir.iterdir()) == [CHECKPOINT_FILE]
+        assert sorted(path.name for path in run.output_dir.iterdir()) == [
+            marker_file("fit3d-finetune"),
+            CHECKPOINT_FILE,
+        ]
         torch.manual_seed(done)  # whatever random state the next start finds
     finetune(run)
     assert done == 12, "no step was done twice"
