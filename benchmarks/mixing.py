@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from fit3d_finetune.backbone.card import model_card
@@ -42,24 +41,16 @@ def mix(full: Path, share: float, output: Path, backbone: BackboneInfo) -> None:
     save_finetuned(tuned, output, summary, model_card(backbone, summary))
 
 
-def chosen_share(choice: Path) -> float:
-    """The share that `benchmarks.recipe_choice` found inside a fold."""
-    return float(json.loads(choice.read_text())["share"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", type=Path, required=True, help="folder of fit3d-finetune --weight-mix 1")
     parser.add_argument("--export", type=Path, required=True, help="any export that it was trained on")
     parser.add_argument("--output-dir", type=Path, required=True)
-    share = parser.add_mutually_exclusive_group(required=True)
-    share.add_argument("--share", type=float)
-    share.add_argument("--choice", type=Path, help="what benchmarks.recipe_choice wrote")
+    parser.add_argument("--share", type=float, required=True)
     arguments = parser.parse_args()
     from fit3d_ns.scene.gaussians import FeatureGaussians
 
-    value = arguments.share if arguments.choice is None else chosen_share(arguments.choice)
-    mix(arguments.full, value, arguments.output_dir, FeatureGaussians.load(arguments.export).scene.backbone)
+    mix(arguments.full, arguments.share, arguments.output_dir, FeatureGaussians.load(arguments.export).scene.backbone)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Choose what share of the fine-tuned weights to keep, by rooms that no table of the fold is tested on.
+"""Choose the learning rate and the share of fine-tuned weights, by rooms that no table of the fold is tested on.
 
-    python -m benchmarks.recipe_choice --full FOLDER --export runs/room_02 --train-data ROOM… --validation-data ROOM…
+    python -m benchmarks.recipe_choice --full FOLDER… --export runs/room_02 --train-data ROOM… --validation-data ROOM…
         --work-dir FOLDER --output choice.json
 
-One training with all of the weights, on rooms of the fold's training half; the candidates are shares of its weights.
-Probes are trained on the labels of the same rooms and tested on the validation rooms. What decides was fixed before
-any figure was seen: the relative gain of mIoU plus the relative fall of depth RMSE against the original, averaged over
+One training per rate with all of the weights, on rooms of the fold's training half; the candidates are shares of their
+weights. Probes are trained on the labels of the same rooms and tested on the validation rooms. What decides was fixed
+before any figure was seen: the relative gain of mIoU plus the relative fall of depth RMSE against the original, mean of
 the fine-tuned features alone and with the original's.
 """
 
@@ -28,7 +28,7 @@ from fit3d_finetune.probing.run import Probing, probe
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
-SHARES = (0.3, 0.5, 0.7, 1.0)
+SHARES = (0.5, 0.7, 1.0)
 EVERY = 2
 """Every second image is enough to choose by."""
 SEEDS = (0, 1)
@@ -54,19 +54,39 @@ def thinned(data: Sequence[LabelledImages]) -> list[LabelledImages]:
     return [dataclasses.replace(part, images=part.images[::EVERY]) for part in data]
 
 
-def choose(full: Path, export: Path, train: Sequence[str], validation: Sequence[str], work: Path) -> dict[str, object]:
-    """Probe all shares and name the best one, with the figures that it was chosen by."""
-    finetuned = read_finetuned(full)
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A recipe to choose from, and the folder that holds what it gives."""
+
+    lr: float
+    share: float
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.lr:.0e}, {100 * self.share:g} %"
+
+
+def make_candidates(full: Sequence[Path], export: Path, work: Path) -> list[Candidate]:
+    """Every share of every training's weights."""
     backbone = FeatureGaussians.load(export).scene.backbone
-    backbones, shares = {ORIGINAL: finetuned.original}, {}
-    for share in SHARES:
-        folder = full if share == 1 else work / f"share-{share:g}"
-        if not (folder / "fit3d.json").exists():
-            mix(full, share, folder, backbone)
-        shares[f"{100 * share:g} %"] = share
-        backbones[f"{100 * share:g} %"] = read_finetuned(folder).finetuned
+    candidates = []
+    for training in full:
+        lr = float(read_finetuned(training).summary["run"]["recipe"]["lr"])
+        for share in SHARES:
+            folder = training if share == 1 else work / f"{lr:.0e}-{share:g}"
+            if not (folder / "fit3d.json").exists():
+                mix(training, share, folder, backbone)
+            candidates.append(Candidate(lr, share, folder))
+    return candidates
+
+
+def choose(candidates: Sequence[Candidate], train: Sequence[str], validation: Sequence[str]) -> dict[str, object]:
+    """Probe all candidates and name the best one, with the figures that it was chosen by."""
+    backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
+    backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
     arms = [Arm(name, (name,)) for name in backbones]
-    arms += [Arm(_together(name), (ORIGINAL, name)) for name in shares]
+    arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
     data = read_data([*train, *validation])
     results, _ = probe(
         Probing(
@@ -79,14 +99,15 @@ def choose(full: Path, export: Path, train: Sequence[str], validation: Sequence[
             seeds=SEEDS,
         )
     )
-    gains = {name: gain(results, name) for name in shares}
-    best = max(gains, key=lambda name: gains[name])
+    gains = {each.name: gain(results, each.name) for each in candidates}
+    best = max(candidates, key=lambda each: gains[each.name])
     figures = {
         arm.name: {"miou": mean(results.segmentation[arm.name].miou), "rmse": mean(results.depth[arm.name].rmse)}
         for arm in results.arms
     }
     return {
-        "share": shares[best],
+        "lr": best.lr,
+        "share": best.share,
         "gains": gains,
         "figures": figures,
         "train": [Path(place).name for place in train],
@@ -94,22 +115,27 @@ def choose(full: Path, export: Path, train: Sequence[str], validation: Sequence[
     }
 
 
+def recipe_options(choice: Path) -> tuple[str, ...]:
+    """What was chosen, as options of fit3d-finetune."""
+    found = json.loads(choice.read_text())
+    return "--lr", str(found["lr"]), "--weight-mix", str(found["share"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", type=Path, required=True, help="folder of fit3d-finetune --weight-mix 1")
-    parser.add_argument("--export", type=Path, required=True, help="any export that it was trained on")
+    parser.add_argument("--full", type=Path, nargs="+", required=True, help="folders of fit3d-finetune --weight-mix 1")
+    parser.add_argument("--export", type=Path, required=True, help="any export that they were trained on")
     parser.add_argument("--train-data", nargs="+", required=True)
     parser.add_argument("--validation-data", nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    found = choose(
-        arguments.full, arguments.export, arguments.train_data, arguments.validation_data, arguments.work_dir
-    )
+    candidates = make_candidates(arguments.full, arguments.export, arguments.work_dir)
+    found = choose(candidates, arguments.train_data, arguments.validation_data)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(arguments.output) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["gains"]), "->", found["share"])
+    print(json.dumps(found["gains"]), "->", found["lr"], found["share"])
 
 
 if __name__ == "__main__":

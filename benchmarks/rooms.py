@@ -4,9 +4,10 @@
 
 A five-fold cross-validation: two rooms a fold, so that each of ten rooms is a test room exactly once. For each fold,
 fine-tuning and its control without 3D on the other eight rooms, and probes trained on the labels of those eight. The
-share of fine-tuned weights is chosen inside the fold: a training of its own on six of the eight rooms, judged on the
-two that are left (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are
-probed on CamVid, as data of another domain. Stage 1 is done once with each of three seeds; exports are of the first.
+learning rate and the share of fine-tuned weights are chosen inside the fold: trainings of their own on six of the
+eight rooms, judged on the two that are left (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed.
+One fold's backbones are probed on CamVid, as data of another domain. Stage 1 is done once with each of three seeds;
+exports are of the first.
 
 Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
@@ -14,16 +15,20 @@ Every part is kept in the work folder and not done again by a second start (`ben
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from benchmarks.recipe_choice import recipe_options
 from benchmarks.rooms_table import Evidence, FoldFiles, write_table
 from benchmarks.tasks import Task, run_all
 
 METHOD = "fit3d-features-fast"
 STAGE1_SEEDS = (42, 43, 44)
 """nerfstudio's own seed first; exports are made from it."""
+LEARNING_RATES = ("3e-5", "1e-4")
+"""What the choice inside a fold is between, with the shares of `benchmarks.recipe_choice`."""
 PROBE_SEEDS = ("0", "1", "2")
 ALL_TASKS = ("segmentation", "depth", "nearest-neighbours", "consistency")
 
@@ -106,61 +111,65 @@ class Programme:
 
     # ---- fine-tuning
 
-    def finetuning(self, fold: Fold, kind: str, held_out: Sequence[Path], targets: str, seed: int = 0) -> Task:
-        """With all of the weights; any share of them comes from it."""
-        folder = self.work / "full" / f"{fold.name}-{kind}"
+    def finetuning(
+        self, name: str, held_out: Sequence[Path], needs: Sequence[Path], *options: str,
+        late: Callable[[], tuple[str, ...]] = tuple,
+    ) -> Task:  # fmt: skip
+        """On the exports of all rooms but those held out, with the recommended recipe and options of its own."""
+        folder = self.work / "finetuned" / name
         return Task(
-            f"fine-tune {fold.name} {kind}",
+            f"fine-tune {name}",
             folder / "fit3d.json",
             (
                 *("fit3d-finetune", "--exports", str(self.work / "runs"), "--output-dir", str(folder)),
-                *("--preset", "recommended", "--weight-mix", "1.0", "--targets", targets, "--seed", str(seed)),
-                *("--val-scenes", *(room.name for room in held_out)),
+                *("--preset", "recommended", "--val-scenes", *(room.name for room in held_out), *options),
             ),
-            tuple(self.export(room).makes for room in self.rooms),
+            (*(self.export(room).makes for room in self.rooms), *needs),
+            late,
         )
 
+    def candidates(self, fold: Fold) -> list[Task]:
+        """The trainings of the choice inside a fold, with all of the weights: any share of them comes from it."""
+        held_out = [*fold.test, *fold.validation]
+        return [
+            self.finetuning(f"{fold.name}-inner-{rate}", held_out, (), "--lr", rate, "--weight-mix", "1.0")
+            for rate in LEARNING_RATES
+        ]
+
     def choice(self, fold: Fold) -> Task:
-        inner = self.finetuning(fold, "inner", [*fold.test, *fold.validation], "gaussians")
+        candidates = [task.makes for task in self.candidates(fold)]
         made = self.work / "choices" / f"{fold.name}.json"
         return Task(
             f"choose {fold.name}",
             made,
             (
-                *("python", "-m", "benchmarks.recipe_choice", "--full", str(inner.makes.parent)),
+                *("python", "-m", "benchmarks.recipe_choice", "--full", *(str(path.parent) for path in candidates)),
                 *("--export", str(self.work / "runs" / fold.inner[0].name), "--train-data", *map(str, fold.inner)),
                 *("--validation-data", *map(str, fold.validation), "--output", str(made)),
                 *("--work-dir", str(self.work / "choices" / fold.name)),
             ),
-            (inner.makes,),
+            tuple(candidates),
         )
 
     def trainings(self, fold: Fold) -> dict[str, Task]:
         """By kind: the fine-tuning, its control, and the second seed where there is one."""
-        kinds = {"gaussians": ("gaussians", 0), "mirror": ("mirror", 0)}
+        kinds = {"gaussians": ("gaussians", "0"), "mirror": ("mirror", "0")}
         if fold.second_seed:
-            kinds["gaussians-1"] = ("gaussians", 1)
-        return {kind: self.finetuning(fold, kind, fold.test, *which) for kind, which in kinds.items()}
-
-    def mixing(self, fold: Fold, kind: str) -> Task:
-        full, choice = self.trainings(fold)[kind], self.choice(fold)
-        folder = self.work / "finetuned" / f"{fold.name}-{kind}"
-        return Task(
-            f"mix {fold.name} {kind}",
-            folder / "fit3d.json",
-            (
-                *("python", "-m", "benchmarks.mixing", "--full", str(full.makes.parent)),
-                *("--export", str(self.work / "runs" / fold.train[0].name)),
-                *("--choice", str(choice.makes), "--output-dir", str(folder)),
-            ),
-            (full.makes, choice.makes),
-        )
+            kinds["gaussians-1"] = ("gaussians", "1")
+        choice = self.choice(fold).makes
+        return {
+            kind: self.finetuning(
+                f"{fold.name}-{kind}", fold.test, (choice,), "--targets", targets, "--seed", seed,
+                late=partial(recipe_options, choice),
+            )
+            for kind, (targets, seed) in kinds.items()
+        }  # fmt: skip
 
     # ---- probing
 
     def probing(self, fold: Fold, kind: str = "gaussians") -> Task:
         """All probes of a fold; without the control for a second seed, which shares the first one's."""
-        tuned, control = self.mixing(fold, kind).makes, self.mixing(fold, "mirror").makes
+        tuned, control = (self.trainings(fold)[which].makes for which in (kind, "mirror"))
         return self._probing(
             f"{fold.name}-{kind}", tuned, control, map(str, fold.train), map(str, fold.test), ALL_TASKS
         )
@@ -168,7 +177,7 @@ class Programme:
     def streets(self) -> Task:
         """CamVid, with the last fold's backbones."""
         fold = self.folds[-1]
-        tuned, control = self.mixing(fold, "gaussians").makes, self.mixing(fold, "mirror").makes
+        tuned, control = (self.trainings(fold)[kind].makes for kind in ("gaussians", "mirror"))
         train, test = (f"camvid:{self.camvid / part}" for part in ("train", "val"))
         return self._probing("CamVid", tuned, control, [train], [test], ("segmentation",))
 
@@ -195,10 +204,7 @@ class Programme:
         first, *others = STAGE1_SEEDS
         tasks = [self.training(room, first) for room in self.rooms] + [self.export(room) for room in self.rooms]
         for fold in self.folds:
-            trainings = self.trainings(fold)
-            inner = self.finetuning(fold, "inner", [*fold.test, *fold.validation], "gaussians")
-            tasks += [inner, *trainings.values(), self.choice(fold)]
-            tasks += [self.mixing(fold, kind) for kind in trainings]
+            tasks += [*self.candidates(fold), self.choice(fold), *self.trainings(fold).values()]
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         tasks += [self.streets()]
         tasks += [self.training(room, seed) for seed in others for room in self.rooms]

@@ -10,9 +10,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def _nothing() -> tuple[str, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Task:
     command: tuple[str, ...]
     needs: tuple[Path, ...] = ()
     """Files that other tasks make."""
+    late: Callable[[], tuple[str, ...]] = _nothing
+    """More words of the command, which are known only once what it needs is there."""
 
 
 def run(task: Task, logs: Path) -> None:
@@ -31,14 +37,15 @@ def run(task: Task, logs: Path) -> None:
     if task.makes.exists():
         print(f"{task.name}: done before", flush=True)
         return
-    print(f"{task.name}: {' '.join(task.command)}", flush=True)
+    words = (*task.command[1:], *task.late())
+    print(f"{task.name}: {' '.join((task.command[0], *words))}", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{task.name.replace(' ', '-').replace(':', '')}.log"
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     script = Path(sys.executable).with_name(task.command[0])
     with open(log, "w") as output:
         result = subprocess.run(
-            [str(script), *task.command[1:]], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+            [str(script), *words], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **threads}
         )
     if result.returncode != 0 or not task.makes.exists():
         raise SystemExit(f"{task.name} failed with exit code {result.returncode}; see {log}")

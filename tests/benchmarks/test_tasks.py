@@ -34,6 +34,14 @@ def test_tasks_wait_for_what_they_need_and_are_not_done_twice(tmp_path: Path) ->
     assert [path.stat().st_mtime_ns == times[path] for path in (a, b, c, d)] == [True, True, False, True]
 
 
+def test_words_that_come_late_are_read_when_the_needs_are_there(tmp_path: Path) -> None:
+    words, made = tmp_path / "words", tmp_path / "made"
+    late = Task("late", made, ("python", "-c", JOIN, str(made)), (words,), lambda: (words.read_text(),))
+    run_all([late, Task("words", words, ("python", "-c", "from pathlib import Path; "
+             f"Path({str(words)!r}).write_text({str(words)!r})"))], tmp_path / "logs")  # fmt: skip
+    assert made.read_text() == f"{words}x"
+
+
 def test_two_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=10)  # breaks if one runs after the other
     monkeypatch.setattr(driver, "run", lambda task, logs: both.wait() and None)
