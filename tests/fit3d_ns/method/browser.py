@@ -69,7 +69,7 @@ class ViewerPage:
     def open(self, address: str) -> None:
         """Load the page and wait until the server has sent its first picture."""
         self._page.goto(address, wait_until="domcontentloaded")
-        self.wait_until(self.output_types, lambda names: "rgb" in names, "the list of outputs")
+        self.wait_until(self.output_types, lambda names: "rgb" in names, "the list of outputs", timeout=180)
 
     def _listen(self, socket: WebSocket) -> None:
         def sent(payload: bytes | str) -> None:
@@ -157,6 +157,8 @@ def open_page(address: str, folder: Path) -> Iterator[ViewerPage]:
         try:
             # The title bar's logo lies on the network, where a test has no business.
             context.route("https://**", lambda route: route.abort())
+            # The server's first answer waits for all that ns-viewer loads and compiles; a busy machine took over 30 s.
+            context.set_default_navigation_timeout(180_000)
             page = ViewerPage(context.pages[0], folder)
             page.open(address)
             yield page
