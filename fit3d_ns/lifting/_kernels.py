@@ -18,6 +18,7 @@ from numba import njit, prange
 from fit3d_ns.rasterization._binning_kernels import TILE
 from fit3d_ns.rasterization._blend_kernels import F0, HALF, start_tile
 from fit3d_ns.rasterization._microkernels import HALF_ROW, LANES, LISTS, add_inner, aligned, sparse_row
+from fit3d_ns.rasterization._part_kernels import part_range
 from fit3d_ns.rasterization._row_kernels import PIXELS, live_rows
 from fit3d_ns.rasterization._wide_kernels import CHUNK, STATE, collect_chunk
 
@@ -79,7 +80,7 @@ def tile_weights(bounds, offsets, lists, packed, size, tile_w, cells_y, cells_x,
     share_y [h, H], share_x [w, W]: what a pixel row or column adds to a cell row or column. mask [H, W].
     """
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         _tile_range(bounds[part], bounds[part + 1], offsets, lists, packed, size, tile_w, cells_y, cells_x, share_y,
                     share_x, mask, starts, values)  # fmt: skip
 
@@ -119,11 +120,11 @@ def cell_rows(parts, grid, ids, offsets, lists, tile_w, tiles_y, tiles_x, cells_
     """
     h, w = grid
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
         sums = np.empty(ids.size, np.float32)
         met = np.empty(ids.size, np.int32)
         found = np.zeros(ids.size, np.bool_)
-        for cell in range(h * w * part // parts, h * w * (part + 1) // parts):
+        first, last = part_range(thread, parts, h * w)
+        for cell in range(first, last):
             n = _gather_row(cell // w, cell % w, offsets, lists, tile_w, tiles_y, tiles_x, cells_y, cells_x, starts,
                             values, sums, met, found)  # fmt: skip
             if columns.size == 0:
@@ -141,6 +142,6 @@ def multiply(bounds, indptr, indices, data, dense, out):
     channels = dense.shape[1]
     flat, sums = dense.reshape(dense.size), out.reshape(out.size)
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         for row in range(bounds[part], bounds[part + 1]):
             sparse_row(data, indices, indptr[row], indptr[row + 1], flat, channels, sums, row * channels)

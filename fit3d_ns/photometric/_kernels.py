@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from fit3d_ns.rasterization._part_kernels import part_range
+
 WINDOW = 11
 MARGIN = 3 * (WINDOW - 1)
 """Floats that the window reaches beyond the first, along a row."""
@@ -130,13 +132,14 @@ def forward(x, y, height, width, taps, c1, c2, parts, partials, sums):
         partials[top : top + (WINDOW - 1) * padded] = 0
         partials[top + height * padded : top + slope_size] = 0
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for row in range(height * part // parts, height * (part + 1) // parts):
+        part = np.int64(thread)
+        first, last = part_range(thread, parts, height)
+        for row in range(first, last):
             at = row * length
             absolute, squared = _sum_differences(x[at : at + length], y[at : at + length])
             sums[part, 1] += absolute
             sums[part, 2] += squared
-        first, last = rows * part // parts, rows * (part + 1) // parts
+        first, last = part_range(thread, parts, rows)
         span = last - first + WINDOW - 1
         filtered = np.empty(4 * span * STRIP, np.float32)
         strips = np.zeros(4 * _LOADED, np.float32)
@@ -192,8 +195,7 @@ def backward(x, y, height, width, taps, partials, ssim_scale, l1_scale, parts, g
     length = 3 * width
     padded = length + MARGIN
     for thread in prange(parts):
-        part = np.int64(thread)
-        first, last = height * part // parts, height * (part + 1) // parts
+        first, last = part_range(thread, parts, height)
         span = last - first + WINDOW - 1
         filtered = np.empty(3 * span * STRIP, np.float32)
         loaded = np.zeros(_LOADED, np.float32)

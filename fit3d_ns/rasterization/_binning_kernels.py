@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from fit3d_ns.rasterization._part_kernels import part_range
+
 TILE = 16
 # A packed Gaussian: 0-1 mean, 2 a/16, 3 k, 4 d/16, 5 opacity, 6 s_max/8, 7 y reach, 8-11 colour.
 # The exponent is stored divided by 8 because exp(-s) is evaluated as p(s/8)^8.
@@ -145,9 +147,8 @@ def pack(parts, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, 
     """Gather the seen Gaussians of one camera in depth order; count the tile rows each reaches."""
     n = ids.size
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        _pack_range(n * part // parts, n * (part + 1) // parts, ids, means2d, ldl, opacities, radii, tile_h, packed,
-                    first_row, row_count)  # fmt: skip
+        first, last = part_range(thread, parts, n)
+        _pack_range(first, last, ids, means2d, ldl, opacities, radii, tile_h, packed, first_row, row_count)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -223,9 +224,9 @@ def tile_spans(parts, ids, packed, radii, first_row, row_start, height, tile_w, 
     """
     n = ids.size
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        _spans_range(n * part // parts, n * (part + 1) // parts, ids, packed, radii, first_row, row_start, height,
-                     tile_w, spans, steps[part])  # fmt: skip
+        part = np.int64(thread)
+        first, last = part_range(thread, parts, n)
+        _spans_range(first, last, ids, packed, radii, first_row, row_start, height, tile_w, spans, steps[part])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -259,8 +260,9 @@ def fill_tiles(parts, row_start, spans, cursors, lists):
     """Write packed indices into the tiles' lists, front to back; cursors: [parts, tiles + 1] of `tile_offsets`."""
     n = row_start.size - 1
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        _fill_range(n * part // parts, n * (part + 1) // parts, row_start, spans, cursors[part], lists)
+        part = np.int64(thread)
+        first, last = part_range(thread, parts, n)
+        _fill_range(first, last, row_start, spans, cursors[part], lists)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

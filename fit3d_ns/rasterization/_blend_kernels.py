@@ -9,6 +9,7 @@ from numba import njit, prange
 
 from fit3d_ns.rasterization._binning_kernels import STRIDE, TILE
 from fit3d_ns.rasterization._microkernels import aligned
+from fit3d_ns.rasterization._part_kernels import part_range
 from fit3d_ns.rasterization._row_kernels import (
     COLOR_PLANE,
     GRADIENT_PLANE,
@@ -68,7 +69,7 @@ def _blend_range(start, stop, offsets, lists, packed, size, tile_w, background, 
 def blend(bounds, offsets, lists, packed, size, tile_w, background, image, final_t):
     """image [H, W, 1..4] and final_t [H, W] of one camera."""
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         _blend_range(bounds[part], bounds[part + 1], offsets, lists, packed, size, tile_w, background, image, final_t)
 
 
@@ -77,8 +78,8 @@ def pack_colors(parts, ids, colors, packed):
     """Put up to four colour channels behind the geometry of each packed Gaussian, zero where there are fewer."""
     n = ids.size
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for i in range(n * part // parts, n * (part + 1) // parts):
+        first, last = part_range(thread, parts, n)
+        for i in range(first, last):
             for c in range(4):
                 packed[i * STRIDE + 8 + c] = colors[ids[i], c] if c < colors.shape[1] else F0
 
@@ -119,7 +120,7 @@ def _backward_range(start, stop, offsets, lists, packed, size, tile_w, image, fi
 def blend_backward(bounds, offsets, lists, packed, size, tile_w, image, final_t, g_image, g_alpha, slots, grads):
     """grads [slots, 16] (flat): the sums that `scatter_gradients` turns into gradients; slots: see `part_slots`."""
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         _backward_range(bounds[part], bounds[part + 1], offsets, lists, packed, size, tile_w, image, final_t, g_image,
                         g_alpha, slots[part], grads)  # fmt: skip
 
@@ -129,9 +130,9 @@ def scatter_gradients(parts, ids, packed, slots, grads, g_means2d, g_abs, g_ldl,
     """Sum the slots of each seen Gaussian in order and write its gradients; g_colors may have no channels."""
     n = ids.size
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
         total = np.empty(GRADS)
-        for i in range(n * part // parts, n * (part + 1) // parts):
+        first, last = part_range(thread, parts, n)
+        for i in range(first, last):
             for c in range(GRADS):
                 total[c] = grads[GRADS * i + c]
             for p in range(1, slots.shape[0]):

@@ -9,6 +9,17 @@ from numba import njit, prange
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def part_range(thread, parts, n):
+    """First and one past the last of n things that are a thread's part.
+
+    prange counts unsigned, and unsigned * int64 is a float in Numba: hence int64 here, and wherever a kernel indexes by
+    the number of its part.
+    """
+    part = np.int64(thread)
+    return n * part // parts, n * (part + 1) // parts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def balanced_ranges(parts, offsets):
     """Contiguous tile ranges [parts + 1] with about equally many list entries each (a tile itself counts 8)."""
     tiles = offsets.size - 1
@@ -26,7 +37,7 @@ def balanced_ranges(parts, offsets):
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def _mark_met(bounds, offsets, lists, slots):
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         for entry in range(offsets[bounds[part]], offsets[bounds[part + 1]]):
             slots[part, lists[entry]] = 0
 

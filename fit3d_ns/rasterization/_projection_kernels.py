@@ -18,6 +18,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from fit3d_ns.rasterization._part_kernels import part_range
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rotation(w, x, y, z, twice):
@@ -116,11 +118,9 @@ def project(
     parts, means, quats, scales, viewmats, Ks, size, limits, eps2d, means2d, depths, ldl, conics, compensations, radii
 ):
     """Fill the outputs ([C, N, ...]) for every camera; culled Gaussians get zeros everywhere."""
-    n = means.shape[0]
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        start, stop = part_range(thread, parts, means.shape[0])
         for c in range(viewmats.shape[0]):
-            start, stop = n * part // parts, n * (part + 1) // parts
             _project_range(start, stop, means, quats, scales, viewmats[c], Ks[c], size, limits, eps2d, means2d[c],
                            depths[c], ldl[c], conics[c], compensations[c], radii[c])  # fmt: skip
 
@@ -289,10 +289,10 @@ def project_backward(
     g_views,
 ):
     """Add to g_means, g_quats, g_scales; g_views is [parts, C, 4, 4] float64, to be summed over parts."""
-    n = means.shape[0]
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
+        start, stop = part_range(thread, parts, means.shape[0])
         for c in range(viewmats.shape[0]):
-            _project_backward_range(n * part // parts, n * (part + 1) // parts, means, quats, scales, viewmats[c],
-                                    Ks[c], size, eps2d, radii[c], g_means2d[c], g_depths[c], g_ldl[c],
-                                    g_compensations[c], g_means, g_quats, g_scales, g_views[part, c])  # fmt: skip
+            _project_backward_range(
+                start, stop, means, quats, scales, viewmats[c], Ks[c], size, eps2d, radii[c], g_means2d[c],
+                g_depths[c], g_ldl[c], g_compensations[c], g_means, g_quats, g_scales, g_views[part, c])  # fmt: skip

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from fit3d_ns.rasterization._part_kernels import part_range
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _bases(degree, x, y, z, b):
@@ -67,11 +69,11 @@ def sh_colors(parts, degree, means, centers, coefficients, radii, colors):
     n_all = means.shape[0]
     shared = coefficients.shape[0] == 1
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
         b = np.zeros(16)
         for c in range(centers.shape[0]):
             sh = coefficients[0 if shared else c]
-            for n in range(n_all * part // parts, n_all * (part + 1) // parts):
+            first, last = part_range(thread, parts, n_all)
+            for n in range(first, last):
                 colors[c, n, 0] = colors[c, n, 1] = colors[c, n, 2] = np.float32(0.0)
                 if radii[c, n] <= 0:
                     continue
@@ -98,13 +100,14 @@ def sh_colors_backward(
     n_all = means.shape[0]
     shared = coefficients.shape[0] == 1
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         b = np.zeros(16)
         p = np.zeros(16)
         for c in range(centers.shape[0]):
             sh = coefficients[0 if shared else c]
             g_sh = g_coefficients[0 if shared else c]
-            for n in range(n_all * part // parts, n_all * (part + 1) // parts):
+            first, last = part_range(thread, parts, n_all)
+            for n in range(first, last):
                 if radii[c, n] <= 0:
                     continue
                 # A colour clamped at zero passes no gradient.

@@ -34,6 +34,7 @@ from fit3d_ns.rasterization._microkernels import (
     transpose_row,
     write_pixel,
 )
+from fit3d_ns.rasterization._part_kernels import part_range
 from fit3d_ns.rasterization._row_kernels import (
     PIXELS,
     REST_PLANE,
@@ -141,7 +142,7 @@ def _wide_range(start, stop, offsets, lists, ids, packed, size, tile_w, colors, 
 def wide_blend(bounds, offsets, lists, ids, packed, size, tile_w, colors, background, image, final_t):
     """image [H, W, D] and final_t [H, W] of one camera from colors [N, at least D]."""
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         _wide_range(bounds[part], bounds[part + 1], offsets, lists, ids, packed, size, tile_w, colors, background,
                     image, final_t)  # fmt: skip
 
@@ -228,7 +229,7 @@ def wide_blend_backward(bounds, offsets, lists, ids, packed, size, tile_w, color
     16] (flat, the first 8 used) when `geometry`.
     """
     for thread in prange(bounds.size - 1):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
+        part = np.int64(thread)
         _wide_backward_range(bounds[part], bounds[part + 1], offsets, lists, ids, packed, size, tile_w, colors, image,
                              final_t, g_image, g_alpha, slots[part], g_features, grads, geometry)  # fmt: skip
 
@@ -238,8 +239,8 @@ def add_slots(parts, ids, slots, g_features, n):
     """Add the rows of g_features behind the first n to their Gaussians' rows, part after part."""
     behind = n - ids.size
     for thread in prange(parts):
-        part = np.int64(thread)  # prange counts unsigned, and unsigned * int64 is a float in Numba
-        for i in range(ids.size * part // parts, ids.size * (part + 1) // parts):
+        first, last = part_range(thread, parts, ids.size)
+        for i in range(first, last):
             for p in range(1, slots.shape[0]):
                 if slots[p, i] >= ids.size:
                     for c in range(g_features.shape[1]):
