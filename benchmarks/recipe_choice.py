@@ -20,6 +20,7 @@ from statistics import mean
 
 from benchmarks.mixing import mix
 from fit3d_finetune.backbone.hub import read_finetuned
+from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST
@@ -85,6 +86,9 @@ def choose(candidates: Sequence[Candidate], train: Sequence[str], validation: Se
     """Probe all candidates and name the best one, with the figures that it was chosen by."""
     backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
     backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
+    # As it was trained, and as the table's probes have it.
+    precision = choose_precision("auto", "cpu")
+    backbones = {name: dataclasses.replace(config, precision=precision) for name, config in backbones.items()}
     arms = [Arm(name, (name,)) for name in backbones]
     arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
     data = read_data([*train, *validation])

@@ -192,6 +192,7 @@ class Programme:
             (
                 *("fit3d-probe", "--finetuned", str(tuned.parent), "--control", str(control.parent)),
                 *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *PROBE_SEEDS),
+                *("--precision", "auto"),
                 *("--output-dir", str(folder)),
             ),
             (tuned, control),

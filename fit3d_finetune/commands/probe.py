@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from fit3d_finetune.backbone.hub import read_finetuned, require_original
+from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
 from fit3d_finetune.probing.data.checks import TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
@@ -70,6 +71,9 @@ class ProbeArguments:
     protocol trains on; none: whole images."""
     images_root: Path | None = None
     """Where the images of exports are now, if they moved."""
+    precision: PrecisionChoice | None = None
+    """Of all backbones: fp32, bf16, or auto: bf16 where it is faster (features then differ by about 1 %). None: fp32,
+    or backbone.precision."""
     device: DeviceChoice = "auto"
     """Where backbones run."""
     output_dir: Path = Path("probe")
@@ -95,7 +99,11 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
     if not train and {*arguments.tasks} - {"consistency"}:
         raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")
+    device = choose_device(arguments.device)
     backbones = _backbones(arguments)
+    if arguments.precision is not None:
+        precision = choose_precision(arguments.precision, device)
+        backbones = {name: replace(config, precision=precision) for name, config in backbones.items()}
     results, examples = probe(
         Probing(
             backbones=backbones,
@@ -105,7 +113,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             tasks=arguments.tasks,
             protocol=protocol,
             seeds=arguments.seeds,
-            device=choose_device(arguments.device),
+            device=device,
             max_depth=arguments.max_depth,
             benchmark=DEPTH_BENCHMARKS[arguments.depth_benchmark],
         )

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from fit3d_finetune.commands import probe as module
+from fit3d_finetune.backbone.precision import PrecisionChoice
 from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
@@ -308,3 +309,21 @@ def test_results_of_an_earlier_probing_are_replaced_and_other_files_stay(tmp_pat
     write_results(results, [], tmp_path)
     assert ProbeResults.load(tmp_path / "results.json").arms == results.arms
     assert tree(tmp_path)["notes.txt"] == "a user's"
+
+
+@pytest.mark.parametrize(("precision", "expected"), [(None, "fp32"), ("fp32", "fp32"), ("bf16", "bf16")])
+def test_all_backbones_are_probed_in_the_precision_that_is_asked_for(
+    folders: dict[str, Path], tmp_path: Path, precision: PrecisionChoice | None, expected: str
+) -> None:
+    results = run(
+        ProbeArguments(
+            test_data=(str(folders["test"]),),
+            finetuned=folders["finetuned"],
+            control=folders["control"],
+            tasks=("consistency",),
+            precision=precision,
+            device="cpu",
+            output_dir=tmp_path / "out",
+        )
+    )
+    assert {backbone["precision"] for backbone in results.backbones.values()} == {expected}
