@@ -36,7 +36,7 @@ from fit3d_finetune.probing.segmentation import train_segmentation
 from fit3d_finetune.targets.files import TargetFolder
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
 from fit3d_finetune.targets.store import TargetStore
-from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.recipe import PRESETS
 from fit3d_finetune.training.samples import Loader, Samples
 from fit3d_finetune.training.step import training_step
@@ -79,10 +79,8 @@ def finetuning_step(exports: Path, device: str, steps: int, warmup: int = 3) -> 
         store.prepare()
         samples = Samples(view_refs(scenes, "train"), store)
         backbone = load_backbone(config, device)
-        parameters = tuned_parameters(backbone)
-        for name, parameter in backbone.model.named_parameters():
-            parameter.requires_grad_(name in parameters)
-        optimizer = build_optimizer(backbone, recipe)
+        learner = make_learner(backbone, recipe)
+        parameters, optimizer = learner.parameters, learner.optimizer
         images = torch.stack([samples[i].image for i in range(recipe.batch_size)]).to(device)
 
         def plain() -> None:
@@ -94,7 +92,7 @@ def finetuning_step(exports: Path, device: str, steps: int, warmup: int = 3) -> 
 
         def ours() -> None:
             _, batch = next(batches)
-            training_step(backbone, list(parameters.values()), optimizer, batch, recipe, 0.0)
+            training_step(learner, batch, recipe, 0.0)
 
         def clip() -> None:
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_norm)

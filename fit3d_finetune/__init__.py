@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fit3d_finetune.backbone.geometry import GeometryReader as GeometryReader
+    from fit3d_finetune.backbone.geometry import load_geometry as load_geometry
+    from fit3d_finetune.backbone.geometry import predict_depth as predict_depth
     from fit3d_finetune.backbone.hub import FeatureAssembly as FeatureAssembly
     from fit3d_finetune.backbone.hub import load as load
 
-__all__ = ["FeatureAssembly", "load"]
+__all__ = ["FeatureAssembly", "GeometryReader", "load", "load_geometry", "predict_depth"]
+
+_HOMES = {
+    "FeatureAssembly": "hub",
+    "GeometryReader": "geometry",
+    "load": "hub",
+    "load_geometry": "geometry",
+    "predict_depth": "geometry",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that importing the package costs nothing.
-    if name in __all__:
-        from fit3d_finetune.backbone import hub
-
-        return getattr(hub, name)
+    if name in _HOMES:
+        return getattr(import_module(f"fit3d_finetune.backbone.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

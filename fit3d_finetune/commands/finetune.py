@@ -56,6 +56,8 @@ class FinetuneArguments:
     """Leave out exports that fail their validation instead of stopping."""
     device: DeviceChoice = "auto"
     """auto: CUDA where there is a GPU."""
+    keep_heads: bool = False
+    """Write linear heads of depth and surface normals too (heads.safetensors, for fit3d_finetune.predict_depth)."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     seed: int = 0
@@ -99,6 +101,7 @@ def run(arguments: FinetuneArguments) -> Path:
             grad_checkpointing=arguments.grad_checkpointing,
             save_seconds=arguments.save_seconds,
             max_steps=arguments.max_steps,
+            keep_heads=arguments.keep_heads,
         )
     )
 

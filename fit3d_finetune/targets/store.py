@@ -28,6 +28,13 @@ from fit3d_finetune.targets.files import (
     read_target,
     write_targets,
 )
+from fit3d_finetune.targets.geometry import (
+    CHANNELS,
+    GEOMETRY_VERSION,
+    SceneDepth,
+    geometry_target,
+    render_scene_depth,
+)
 from fit3d_finetune.targets.rule import TargetRule
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask, resize_image
@@ -44,7 +51,7 @@ from fit3d_ns.scene.views import PinholeView
 
 FORMAT_VERSION = 2
 TargetKind = Literal["gaussians", "mirror"]
-StoreKind = Literal["gaussians", "mirror", "original"]
+StoreKind = Literal["gaussians", "mirror", "original", "geometry"]
 AREA = TargetRule()
 
 
@@ -89,7 +96,8 @@ class TargetStore:
         device: where targets are rendered.
         kind: "gaussians" renders the scenes. "mirror" is the control without 3D: the features that the original
             `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
-        backbone: of the exports; used by the last two only.
+            "geometry" renders depth and normals (`fit3d_finetune.targets.geometry`) in the place of features.
+        backbone: of the exports; used by "mirror" and "original" only.
         rule: on which patches targets lie, how they come there and which count.
     """
 
@@ -114,6 +122,7 @@ class TargetStore:
         self._making = threading.RLock()
         self._loaded: tuple[int, FeatureGaussians, FeatureDecoder] | None = None
         self._network: Backbone | None = None
+        self._depth: tuple[int, SceneDepth] | None = None
 
     def prepare(self) -> None:
         """Make what is missing, as far as it may be kept, with a progress bar.
@@ -133,7 +142,7 @@ class TargetStore:
                     self._kept[index] = path
                 self._require_counted(index)
                 bar.advance(task)
-        self._loaded = self._network = None
+        self._loaded = self._network = self._depth = None
         self.seconds += time.perf_counter() - start
         if len(self._kept) < len(self.scenes):
             logger.warning(
@@ -172,7 +181,11 @@ class TargetStore:
             return None
 
     def _require_counted(self, scene: int) -> None:
-        if not any(bool(self.get(scene, view).weights.any()) for view in range(self.scenes[scene].num_views)):
+        if any(bool(self.get(scene, view).weights.any()) for view in range(self.scenes[scene].num_views)):
+            return
+        if self.kind == "geometry":
+            logger.warning("%s teaches no shape: no patch of any view has depth", self.scenes[scene].directory)
+        else:
             raise InputError(
                 f"{self.scenes[scene].directory} gives no target: in no view do its Gaussians (and masks) cover half "
                 "of any patch; train the scene again, or check its masks."
@@ -182,6 +195,8 @@ class TargetStore:
 
     def _make(self, scene: int, view: int) -> StoredTarget:
         with self._making:
+            if self.kind == "geometry":
+                return self._shape(scene, view)
             if self.kind != "gaussians":
                 return self._encoded(scene, view)
             gaussians, decoder = self._load(scene)
@@ -195,6 +210,14 @@ class TargetStore:
                     "features or its decoder are too large; train or lift the scene again."
                 )
             return self._with_image(scene, view, stored)
+
+    def _shape(self, scene: int, view: int) -> StoredTarget:
+        """Depth and normals of the view."""
+        if self._depth is None or self._depth[0] != scene:
+            gaussians, _ = self._load(scene)
+            pinholes = [self.scenes[scene].pinhole(i) for i in range(self.scenes[scene].num_views)]
+            self._depth = (scene, render_scene_depth(gaussians, pinholes))
+        return as_stored(*geometry_target(self._depth[1], view, self._mask(scene, view), self.rule), None)
 
     @torch.no_grad()
     def _encoded(self, scene: int, view: int) -> StoredTarget:
@@ -254,7 +277,9 @@ class TargetStore:
             "rule": dataclasses.asdict(self.rule),
             "min_cover": COUNTED_SHARE,
         }
-        if self.kind != "gaussians":
+        if self.kind == "geometry":
+            made_from["geometry"] = GEOMETRY_VERSION
+        elif self.kind != "gaussians":
             made_from["precision"] = self.backbone.precision
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
@@ -262,6 +287,8 @@ class TargetStore:
         """Bytes that the targets of a scene take, a little more than less."""
         undecoded = self.kind == "gaussians" and scene.decoder == "linear"
         channels = scene.feature_dim if undecoded else scene.backbone.embed_dim
+        if self.kind == "geometry":
+            channels = CHANNELS
         total = 4 * scene.backbone.embed_dim * (scene.feature_dim + 1)
         for view in range(scene.num_views):
             h, w = scene.grid(view)

@@ -27,8 +27,9 @@ def tuned_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def build_optimizer(backbone: Backbone, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with one group per depth; each group keeps its share of the learning rate in `lr_scale`."""
+def build_optimizer(backbone: Backbone, recipe: Recipe, heads: nn.Module | None = None) -> torch.optim.AdamW:
+    """AdamW with one group per depth, and one for heads; each group keeps its share of the learning rate in
+    `lr_scale`."""
     groups: dict[int, list[nn.Parameter]] = {}
     top = backbone.layer + 1
     for name, parameter in tuned_parameters(backbone).items():
@@ -40,6 +41,8 @@ def build_optimizer(backbone: Backbone, recipe: Recipe) -> torch.optim.AdamW:
         {"params": parameters, "lr_scale": recipe.layer_decay ** (top - depth)}
         for depth, parameters in sorted(groups.items())
     ]
+    if heads is not None:
+        options.append({"params": list(heads.parameters()), "lr_scale": recipe.head_lr / recipe.lr})
     return torch.optim.AdamW(options, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Any, Literal
 
 from fit3d_finetune.backbone.precision import PrecisionChoice
@@ -62,6 +62,18 @@ class Recipe:
     CVPR 2022)."""
     crop_scale: float = 1.0
     """Random crops: smallest side as a share of the image's, enlarged to the full size again; 1: no crops."""
+    depth_weight: float = 0.0
+    """Of a second loss, beside that of the features: how well a linear head on [patch token, class token] predicts the
+    log depth that the Gaussians render (scale-invariant; the head is thrown away in the end). 0: no such head."""
+    normal_weight: float = 0.0
+    """The same for a linear head on the patch token that predicts the Gaussians' surface normals. 0: no such head."""
+    head_lr: float = 1e-3
+    """AdamW's learning rate of these heads."""
+
+    @property
+    def teaches_geometry(self) -> bool:
+        """Whether the Gaussians' shape is part of the targets."""
+        return self.depth_weight > 0 or self.normal_weight > 0
 
     @property
     def target_rule(self) -> TargetRule:
@@ -70,15 +82,26 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `InputError` on the first value that makes no sense."""
-        positive = ("epochs", "batch_size", "accumulate", "lr", "clip_norm", "layer_decay", "weight_mix", "crop_scale")
+        positive = (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "lr",
+            "clip_norm",
+            "layer_decay",
+            "weight_mix",
+            "crop_scale",
+            "head_lr",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}.")
         for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
-        if not self.weight_decay >= 0:
-            raise InputError(f"--weight-decay must not be negative, but is {self.weight_decay}.")
+        for name in ("weight_decay", "depth_weight", "normal_weight"):
+            if not 0 <= getattr(self, name) < inf:
+                raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
 
 
 PRESETS: dict[PresetName, Recipe] = {
@@ -101,8 +124,11 @@ PRESETS: dict[PresetName, Recipe] = {
 }
 
 RELEASE_0_1: dict[str, Any] = {
-    name: getattr(PRESETS["recommended"], name)
-    for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
+    **{
+        name: getattr(PRESETS["recommended"], name)
+        for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
+    },
+    **{name: getattr(Recipe(), name) for name in ("depth_weight", "normal_weight", "head_lr")},
 }
 """What release 0.1 did in every recipe, and so did not record."""
 

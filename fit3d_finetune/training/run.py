@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fit3d_finetune.backbone.geometry import HEADS_FILE
 from fit3d_finetune.backbone.hub import CARD_FILE, CONFIG_FILE, INFO_FILE, WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.scenes import Scene
@@ -21,7 +22,7 @@ from fit3d_ns.features.backbone import BackboneConfig
 
 COMMAND = "fit3d-finetune"
 LOG_FOLDER = "logs"
-OUTPUT_FILES = (INFO_FILE, WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, CHECKPOINT_FILE)
+OUTPUT_FILES = (INFO_FILE, WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, HEADS_FILE, CHECKPOINT_FILE)
 """All that a fine-tuning writes into its folder, but for the logs, where nothing is ever replaced."""
 
 
@@ -42,6 +43,7 @@ class Run:
     grad_checkpointing: bool = False
     save_seconds: float = 300.0
     max_steps: int | None = None
+    keep_heads: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; a checkpoint of another identity cannot be resumed."""
@@ -56,6 +58,7 @@ class Run:
             "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
             "seed": self.seed,
             "max_steps": self.max_steps,
+            "keep_heads": self.keep_heads,
         }
 
 

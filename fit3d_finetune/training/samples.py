@@ -6,6 +6,7 @@ exactly where it stopped, whatever was prefetched.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.targets.files import Target
 from fit3d_finetune.targets.scenes import ViewRef
 from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.recipe import Recipe
@@ -31,6 +33,8 @@ class Sample:
     """[h, w, C]."""
     weights: Tensor
     """[h, w] in 0..1."""
+    geometry: Target | None = None
+    """Log canonical depth and normals [h, w, 4], and how much each patch counts for them; None: not taught."""
 
 
 class Samples:
@@ -41,6 +45,7 @@ class Samples:
         targets: of the scenes.
         originals: the views' own features, for `keep_original`; None where that is 0.
         keep_original: share of the own features in the target.
+        geometry: the views' depth and normals; None where they are not taught.
     """
 
     def __init__(
@@ -49,9 +54,15 @@ class Samples:
         targets: TargetStore,
         originals: TargetStore | None = None,
         keep_original: float = 0.0,
+        geometry: TargetStore | None = None,
     ) -> None:
         self.refs = refs
+        self.geometry = geometry
         self.targets, self.originals, self.keep_original = targets, originals, keep_original
+
+    def of(self, refs: Sequence[ViewRef]) -> Samples:
+        """Other views of the same scenes."""
+        return Samples(refs, self.targets, self.originals, self.keep_original, self.geometry)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -59,7 +70,7 @@ class Samples:
     @property
     def target_seconds(self) -> float:
         """Spent on targets so far."""
-        return self.targets.seconds + (0.0 if self.originals is None else self.originals.seconds)
+        return sum(store.seconds for store in (self.targets, self.originals, self.geometry) if store is not None)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is, without augmentation."""
@@ -68,13 +79,14 @@ class Samples:
         features = target.features
         if self.originals is not None:
             features = torch.lerp(features, self.originals.get(ref.scene, ref.view).features, self.keep_original)
-        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights)
+        geometry = None if self.geometry is None else self.geometry.get(ref.scene, ref.view)
+        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights, geometry)
 
 
 def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
     """Flip with p = 0.5 and crop, image and target alike."""
     if torch.rand((), generator=random) < 0.5:
-        sample = Sample(sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1))
+        sample = flip(sample)
     if recipe.crop_scale < 1:
         scale, x, y = torch.rand(3, generator=random).tolist()
         scale = recipe.crop_scale + (1 - recipe.crop_scale) * scale
@@ -82,11 +94,20 @@ def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
     return sample
 
 
+def flip(sample: Sample) -> Sample:
+    """The mirror image: normals point the other way along x, depth and focal length stay."""
+    geometry = sample.geometry
+    if geometry is not None:
+        values = geometry.features.flip(1) * geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0])
+        geometry = Target(values, geometry.weights.flip(1))
+    return Sample(sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1), geometry)
+
+
 def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
     """Cut out the part with sides `scale` times the image's, centred at (x, y) in -1..1, and enlarge it to full size.
 
     The target is resampled bilinearly at the centres of the new patches; those that fall on patches that do not
-    count do not count either.
+    count do not count either. The crop has a longer lens, and looks as if from nearer by.
     """
     theta = torch.tensor([[[scale, 0.0, x], [0.0, scale, y]]])
 
@@ -94,12 +115,19 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
         grid = F.affine_grid(theta, [1, 1, *values.shape[-2:]], align_corners=False)
         return F.grid_sample(values[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
 
-    shares = sample.weights[None]
-    total = cut(shares, "bilinear")
-    # Normalised by the weights, so that features of patches that do not count never mix in.
-    features = cut(sample.features.permute(2, 0, 1) * shares, "bilinear") / total.clamp_min(1e-6)
-    weights = counted(total[0])
-    return Sample(cut(sample.image, "bicubic").clamp(0, 1), features.permute(1, 2, 0), weights)
+    def cut_target(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        # Normalised by the weights, so that features of patches that do not count never mix in.
+        total = cut(weights[None], "bilinear")
+        mixed = cut(features.permute(2, 0, 1) * weights, "bilinear") / total.clamp_min(1e-6)
+        return mixed.permute(1, 2, 0), total[0]
+
+    features, share = cut_target(sample.features, sample.weights)
+    geometry = sample.geometry
+    if geometry is not None:
+        values, confidence = cut_target(geometry.features, geometry.weights)
+        log_depth, normals = values[..., :1] + math.log(scale), F.normalize(values[..., 1:], dim=-1)
+        geometry = Target(torch.cat([log_depth, normals], dim=-1), confidence)
+    return Sample(cut(sample.image, "bicubic").clamp(0, 1), features, counted(share), geometry)
 
 
 def step_indices(step: int, count: int, recipe: Recipe, seed: int) -> list[int]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fit3d_finetune.backbone.card import model_card
+from fit3d_finetune.backbone.geometry import save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.targets.files import TargetFolder
 from fit3d_finetune.targets.scenes import Scene, view_refs
@@ -26,8 +27,9 @@ from fit3d_finetune.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from fit3d_finetune.training.head_fit import fit_heads, typical_depth
+from fit3d_finetune.training.learner import Learner, make_learner
 from fit3d_finetune.training.loss import batch_loss
-from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.recipe import lr_factor
 from fit3d_finetune.training.run import COMMAND, LOG_FOLDER, Run, is_finished
 from fit3d_finetune.training.samples import Loader, Samples, steps_per_epoch
@@ -66,28 +68,27 @@ def finetune(run: Run) -> Path:
     backbone = load_backbone(run.backbone, run.device)
     if run.grad_checkpointing:
         backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
-    parameters = tuned_parameters(backbone)
-    for name, parameter in backbone.model.named_parameters():
-        parameter.requires_grad_(name in parameters)
+    learner = make_learner(backbone, run.recipe)
     # A checkpoint has the weights and two moments of each, and stands beside the next one or the result.
     size = sum(value.numel() * value.element_size() for value in backbone.model.state_dict().values())
     require_writable(run.output_dir, needed_bytes=4 * size)
-    optimizer = build_optimizer(backbone, run.recipe)
     if state.step > 0:
-        restore_checkpoint(checkpoint, parameters, optimizer)
+        restore_checkpoint(checkpoint, learner.trained, learner.optimizer)
         logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
     tracker = open_tracker(run.tracker, run.output_dir / LOG_FOLDER, state.step, identity)
     try:
-        state = _train(run, backbone, parameters, optimizer, train, validation, state, tracker)
+        state = _train(run, learner, train, validation, state, tracker)
     finally:
         tracker.close()
     mixed = None
     if run.recipe.weight_mix < 1:
-        mix_weights(parameters, load_backbone(run.backbone, run.device), run.recipe.weight_mix)
+        mix_weights(learner.parameters, load_backbone(run.backbone, run.device), run.recipe.weight_mix)
         logger.info("%.0f %% of the fine-tuned weights, the rest the original's:", 100 * run.recipe.weight_mix)
         mixed = _validate(run, backbone, validation, state.step)
     summary = {**_summary(run, state, len(train)), "mixed": mixed}
     mark_own_folder(run.output_dir, COMMAND)
+    if run.keep_heads:
+        save_heads(fit_heads(backbone, train), typical_depth(run.train_scenes), run.output_dir)
     save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
     checkpoint.unlink(missing_ok=True)
     logger.info("Fine-tuned backbone: %s", run.output_dir)
@@ -96,9 +97,7 @@ def finetune(run: Run) -> Path:
 
 def _train(
     run: Run,
-    backbone: Backbone,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     train: Samples,
     validation: dict[str, Samples],
     state: Progress,
@@ -118,7 +117,7 @@ def _train(
         return Progress(step, state.run, history, seconds, state.target_seconds + train.target_seconds)
 
     def validate(step: int) -> None:
-        figures = _validate(run, backbone, validation, step)
+        figures = _validate(run, learner.backbone, validation, step)
         history.append({"step": float(step), **figures})
         tracker.log(figures, step)
 
@@ -131,10 +130,10 @@ def _train(
             done = step + 1
             is_epoch = done % epoch == 0 or done == stop
             try:
-                figures = training_step(backbone, list(parameters.values()), optimizer, samples, recipe, lr)
+                figures = training_step(learner, samples, recipe, lr)
                 save = done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds)
                 if save or is_epoch:  # nothing is written that would be worth nothing
-                    require_finite(parameters.values())
+                    require_finite(learner.trained.values())
             except Diverged as diverged:
                 raise _diverged(run, step, saved_step, diverged) from diverged
             if step % LOG_EVERY == 0:
@@ -146,7 +145,7 @@ def _train(
                 validate(done)
             if save:
                 mark_own_folder(run.output_dir, COMMAND)
-                save_checkpoint(checkpoint, parameters, optimizer, now(done))
+                save_checkpoint(checkpoint, learner.trained, learner.optimizer, now(done))
                 saved_step, saved = done, time.perf_counter()
                 if stop_requested():
                     raise TrainingInterrupted(f"stopped at step {done} of {stop}; the same command goes on from there")
@@ -189,7 +188,8 @@ def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step
         for i in spread:
             sample = samples[i]
             if bool(sample.weights.any()):
-                pairs.append(batch_loss(backbone, [sample], run.recipe.loss, run.recipe.loss_mean))
+                loss, found = batch_loss(backbone, [sample], run.recipe.loss, run.recipe.loss_mean)
+                pairs.append((loss, found["cosine"]))
         if not pairs:
             continue
         figures[f"{name}/loss"] = sum(float(loss) for loss, _ in pairs) / len(pairs)
@@ -214,7 +214,9 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
     def samples(scenes: list[Scene], *splits: Split) -> Samples:
         refs = [ref for split in splits for ref in view_refs(scenes, split)]
         keep = run.recipe.keep_original
-        return Samples(refs, store(scenes, run.targets), store(scenes, "original") if keep > 0 else None, keep)
+        originals = store(scenes, "original") if keep > 0 else None
+        geometry = store(scenes, "geometry") if run.recipe.teaches_geometry or run.keep_heads else None
+        return Samples(refs, store(scenes, run.targets), originals, keep, geometry)
 
     train = samples(run.train_scenes, "train")
     if len(train) == 0:
@@ -222,7 +224,7 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
     validation: dict[str, Samples] = {}
     held_out = view_refs(run.train_scenes, "eval")
     if held_out:
-        validation["held-out views"] = Samples(held_out, train.targets, train.originals, train.keep_original)
+        validation["held-out views"] = train.of(held_out)
     if run.val_scenes:
         validation["held-out scenes"] = samples(run.val_scenes, "train", "eval")
     logger.info(

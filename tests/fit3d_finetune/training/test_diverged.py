@@ -15,7 +15,8 @@ from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.training import samples as loading
 from fit3d_finetune.training import train as training
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE
-from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.learner import make_learner
+from fit3d_finetune.training.optimizer import tuned_parameters
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Sample
 from fit3d_finetune.training.step import Diverged, training_step
@@ -48,14 +49,15 @@ def spoil_target(monkeypatch: pytest.MonkeyPatch, spoilt_step: int, value: float
 def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_as_they_were(value: float) -> None:
     backbone = load_backbone(BACKBONE)
     parameters = list(tuned_parameters(backbone).values())
-    optimizer = build_optimizer(backbone, RECIPE)
+    learner = make_learner(backbone, RECIPE)
+    optimizer = learner.optimizer
     good = Sample(torch.rand(3, HEIGHT, WIDTH), torch.randn(*GRID, 64), torch.ones(GRID))
-    training_step(backbone, parameters, optimizer, [good], RECIPE, 1e-3)
+    training_step(learner, [good], RECIPE, 1e-3)
     before = [parameter.clone() for parameter in parameters]
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in parameters]
     bad = dataclasses.replace(good, features=torch.full_like(good.features, value))
     with pytest.raises(Diverged, match=r"its loss is (nan|inf)"):
-        training_step(backbone, parameters, optimizer, [good, bad], RECIPE, 1e-3)
+        training_step(learner, [good, bad], RECIPE, 1e-3)
     assert all(torch.equal(parameter, old) for parameter, old in zip(parameters, before, strict=True))
     kept = [optimizer.state[parameter]["exp_avg"] for parameter in parameters]
     assert all(torch.equal(moment, old) for moment, old in zip(kept, moments, strict=True))
@@ -68,7 +70,7 @@ def test_a_gradient_that_is_not_finite_stops_where_the_loss_is(monkeypatch: pyte
     before = [parameter.clone() for parameter in parameters]
     sample = Sample(torch.rand(3, HEIGHT, WIDTH), torch.randn(*GRID, 64), torch.ones(GRID))
     with pytest.raises(Diverged, match="its gradient is nan"):
-        training_step(backbone, parameters, build_optimizer(backbone, RECIPE), [sample], RECIPE, 1e-3)
+        training_step(make_learner(backbone, RECIPE), [sample], RECIPE, 1e-3)
     assert all(torch.equal(parameter, old) for parameter, old in zip(parameters, before, strict=True))
 
 
@@ -98,13 +100,13 @@ def test_weights_that_a_step_spoilt_are_never_written(
 ) -> None:
     step, done = training.training_step, 0
 
-    def spoiling(backbone, parameters, *others):  # type: ignore[no-untyped-def]
+    def spoiling(learner, *others):  # type: ignore[no-untyped-def]
         nonlocal done
-        figures = step(backbone, parameters, *others)
+        figures = step(learner, *others)
         done += 1
         if done == 4:  # the last of the first epoch
             with torch.no_grad():
-                parameters[3].view(-1)[0] = float("nan")
+                list(learner.parameters.values())[3].view(-1)[0] = float("nan")
         return figures
 
     monkeypatch.setattr(training, "training_step", spoiling)

@@ -28,6 +28,7 @@ from fit3d_finetune.targets.rule import TargetRule
 from fit3d_finetune.targets.scenes import Scene, find_scenes, split_scenes, view_refs
 from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training import train as training
+from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.recipe import PRESETS, lr_factor
@@ -182,9 +183,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     step, load, get = training.training_step, Loader.load, Samples.__getitem__
     loading = False
 
-    def recorded_step(backbone, parameters, optimizer, samples, recipe, lr):  # type: ignore[no-untyped-def]
+    def recorded_step(learner, samples, recipe, lr):  # type: ignore[no-untyped-def]
+        parameters = list(learner.parameters.values())
         before = [parameter.detach().clone() for parameter in parameters]
-        figures = step(backbone, parameters, optimizer, samples, recipe, lr)
+        figures = step(learner, samples, recipe, lr)
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
             for parameter in parameters
@@ -416,7 +418,7 @@ def test_a_batch_in_which_nothing_counts_does_no_harm(recording: Recording) -> N
         dataclasses.replace(sample, weights=torch.zeros_like(sample.weights)) for sample in recording.steps[0].samples
     ]
     parameters = list(tuned_parameters(backbone).values())
-    figures = training_step(backbone, parameters, build_optimizer(backbone, PAPER), samples, PAPER, PAPER.lr)
+    figures = training_step(make_learner(backbone, PAPER), samples, PAPER, PAPER.lr)
     assert float(figures["loss"]) == float(figures["grad_norm"]) == 0
     assert all(bool(parameter.isfinite().all()) for parameter in parameters)
 
@@ -535,9 +537,8 @@ def test_a_training_that_diverges_stops(recording: Recording) -> None:
     backbone = load_backbone(BACKBONE)
     sample = recording.steps[0].samples[0]
     spoilt = dataclasses.replace(sample, features=torch.full_like(sample.features, math.nan))
-    parameters = list(tuned_parameters(backbone).values())
     with pytest.raises(Diverged):
-        training_step(backbone, parameters, build_optimizer(backbone, PAPER), [sample, spoilt], PAPER, PAPER.lr)
+        training_step(make_learner(backbone, PAPER), [sample, spoilt], PAPER, PAPER.lr)
 
 
 @item("Result")

@@ -66,8 +66,8 @@ def test_images_of_different_sizes_may_share_a_batch() -> None:
     sizes = ((2, 3), (3, 2), (2, 3))
     samples = [Sample(torch.rand(3, 16 * h, 16 * w), torch.randn(h, w, 64), torch.ones(h, w)) for h, w in sizes]
     with torch.no_grad():
-        loss, cosine = batch_loss(backbone, samples, "l1", "image")
+        loss, figures = batch_loss(backbone, samples, "l1", "image")
         singles = [batch_loss(backbone, [sample], "l1") for sample in samples]
     assert float(loss) == pytest.approx(sum(float(one) for one, _ in singles) / 3, rel=1e-5)
-    assert float(cosine) == pytest.approx(sum(float(one) for _, one in singles) / 3, abs=1e-5)
-    assert not batch_loss(backbone, samples, "l1")[1].requires_grad
+    assert float(figures["cosine"]) == pytest.approx(sum(float(one["cosine"]) for _, one in singles) / 3, abs=1e-5)
+    assert not batch_loss(backbone, samples, "l1")[1]["cosine"].requires_grad

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fit3d_finetune.targets.scenes import Scene, view_refs
+from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.optimizer import build_optimizer, set_lr, tuned_parameters
 from fit3d_finetune.training.recipe import PRESETS, Recipe, lr_factor
@@ -61,9 +62,8 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(batch: list[Sample]
     found = []
     for size in (4, 2, 3):
         backbone = load_backbone(BACKBONE)
-        parameters = list(tuned_parameters(backbone).values())
         recipe = Recipe(batch_size=size, accumulate=4, clip_norm=1e9)
-        figures = training_step(backbone, parameters, build_optimizer(backbone, recipe), batch, recipe, 0.0)
+        figures = training_step(make_learner(backbone, recipe), batch, recipe, 0.0)
         found.append((gradients(backbone), figures))
     for others, figures in found[1:]:
         for name, gradient in found[0][0].items():
@@ -91,7 +91,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(batch: list[Sampl
 def test_the_gradient_is_clipped(backbone: Backbone, batch: list[Sample]) -> None:
     recipe = Recipe(clip_norm=1e-3)
     parameters = list(tuned_parameters(backbone).values())
-    figures = training_step(backbone, parameters, build_optimizer(backbone, recipe), batch[:2], recipe, 0.0)
+    figures = training_step(make_learner(backbone, recipe), batch[:2], recipe, 0.0)
     assert float(figures["grad_norm"]) > 1e-3
     total = torch.stack([p.grad.norm() for p in parameters]).norm()
     assert float(total) == pytest.approx(1e-3, rel=1e-3)

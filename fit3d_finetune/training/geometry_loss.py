@@ -1,0 +1,34 @@
+"""How far predicted depth and normals are from the Gaussians' own."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+SCALE_SHARE = 0.85
+"""Of a log depth's mean error that is forgiven (lambda of Eigen et al., NeurIPS 2014, as in AdaBins and Probe3D)."""
+EPSILON = 1e-6
+
+
+def scale_invariant_loss(log_depth: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """sqrt(mean g^2 - 0.85 mean(g)^2) of an image, g = log_depth - target; zero if no patch counts.
+
+    Args:
+        log_depth, target: [h, w].
+        weights: [h, w], not negative.
+    """
+    total = weights.sum().clamp_min(EPSILON)
+    error = log_depth - target
+    mean = (error * weights).sum() / total
+    square = (error.square() * weights).sum() / total
+    # The root's slope has no bound at zero, where a perfect prediction or an image without a patch would be.
+    return (square - SCALE_SHARE * mean.square() + EPSILON).sqrt() - EPSILON**0.5
+
+
+def normal_loss(normals: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Half the squared distance of an image's normals [h, w, 3] from unit normals, weighted [h, w].
+
+    It is 1 - cosine for normals of unit length, and has a bounded slope at zero, where heads begin.
+    """
+    errors = 0.5 * F.mse_loss(normals, target, reduction="none").sum(-1)
+    return (errors * weights).sum() / weights.sum().clamp_min(EPSILON)

@@ -1,0 +1,45 @@
+"""What learns in a fine-tuning: the tuned part of a backbone, the heads that teach it shape, and their optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fit3d_finetune.backbone.geometry import GeometryHeads
+from fit3d_finetune.training.loss import Teacher
+from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.recipe import Recipe
+from fit3d_ns.features.backbone import Backbone
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A backbone in training."""
+
+    backbone: Backbone
+    parameters: dict[str, nn.Parameter]
+    """Of the backbone, as far as they are tuned, by timm's names."""
+    teacher: Teacher | None
+    optimizer: torch.optim.AdamW
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All that the optimiser changes, by name."""
+        heads = {} if self.teacher is None else dict(self.teacher.heads.named_parameters(prefix="heads"))
+        return {**self.parameters, **heads}
+
+
+def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
+    """Set a backbone up for training: only what its feature layer depends on gets gradients."""
+    parameters = tuned_parameters(backbone)
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(name in parameters)
+    teacher = None
+    if recipe.teaches_geometry:
+        heads = GeometryHeads(backbone.embed_dim, recipe.depth_weight > 0, recipe.normal_weight > 0)
+        heads = heads.to(next(backbone.parameters()).device)
+        teacher = Teacher(heads, recipe.depth_weight, recipe.normal_weight)
+    optimizer = build_optimizer(backbone, recipe, None if teacher is None else teacher.heads)
+    return Learner(backbone, parameters, teacher, optimizer)

@@ -1,0 +1,124 @@
+"""Fine-tuning with heads of depth and normals: what teaches, what is kept, and that bad shape teaches nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fit3d_finetune
+from fit3d_finetune.backbone.geometry import HEADS_FILE, GeometryHeads, load_geometry
+from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
+from fit3d_finetune.targets.files import Target
+from fit3d_finetune.training.head_fit import fit_heads
+from fit3d_finetune.training.recipe import Recipe
+from fit3d_finetune.training.samples import Sample
+from fit3d_finetune.training.train import finetune
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.backbone import load_backbone
+from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, run_of, scene_of
+
+RECIPE = Recipe(lr=1e-3, epochs=2, clip_norm=1.0, depth_weight=1.0, normal_weight=0.5, weight_mix=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_heads_change_the_backbone_and_are_thrown_away_or_kept(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    taught = finetune(run_of(tmp_path / "taught", [scene], RECIPE))
+    kept = finetune(run_of(tmp_path / "kept", [scene], RECIPE, keep_heads=True))
+    plain = finetune(run_of(tmp_path / "plain", [scene], Recipe(lr=1e-3, epochs=2, clip_norm=1.0, weight_mix=0.5)))
+    weights = [load_file(folder / WEIGHTS_FILE) for folder in (taught, kept, plain)]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    assert not all(weights[0][name].equal(weights[2][name]) for name in weights[0])
+    assert not (taught / HEADS_FILE).exists()
+    with pytest.raises(InputError, match="--keep-heads"):
+        load_geometry(taught)
+    with pytest.raises(InputError, match="keep_heads"):
+        finetune(run_of(tmp_path / "taught", [scene], RECIPE, keep_heads=True))
+    # The plane lies 3 units from every camera, and the exports' unit is the capture's.
+    image = torch.rand(1, 3, HEIGHT, WIDTH)
+    depth = fit3d_finetune.predict_depth(kept, image, focal=50.0)
+    assert depth.shape == (1, *GRID)
+    assert float(depth.log().mean()) == pytest.approx(math.log(3), abs=0.2)
+    normals = load_geometry(kept).normals(image)
+    assert (normals[..., 2] < -0.9).all(), "the plane faces the cameras"
+    assert read_finetuned(kept).summary["run"]["recipe"]["depth_weight"] == 1.0
+
+
+def test_a_run_with_heads_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    whole = load_file(finetune(run_of(tmp_path / "whole", [scene], RECIPE)) / WEIGHTS_FILE)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    from fit3d_finetune.training import train as training
+
+    step, done = training.training_step, 0
+
+    def stopping(*arguments):  # type: ignore[no-untyped-def]
+        nonlocal done
+        if done == 2:
+            raise Stopped
+        done += 1
+        return step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "training_step", stopping)
+        with pytest.raises(Stopped):
+            finetune(run_of(tmp_path / "cut", [scene], RECIPE, save_seconds=0.0))
+    resumed = load_file(finetune(run_of(tmp_path / "cut", [scene], RECIPE, save_seconds=0.0)) / WEIGHTS_FILE)
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+class Planted:
+    """Samples whose depth and normals are linear in the backbone's tokens."""
+
+    def __init__(self, heads: GeometryHeads, count: int) -> None:
+        backbone, random = load_backbone(BACKBONE), torch.Generator().manual_seed(1)
+        self.samples = []
+        for _ in range(count):
+            image = torch.rand(3, HEIGHT, WIDTH, generator=random)
+            with torch.no_grad():
+                depth, normals = heads(*backbone.forward_with_class_token(image[None]))
+            values = torch.cat([depth[0, ..., None], normals[0]], dim=-1)
+            weights = (torch.rand(GRID, generator=random) > 0.3).float()
+            values[weights == 0] = 1e3  # what does not count is never looked at
+            self.samples.append(Sample(image, torch.zeros(*GRID, 64), torch.ones(GRID), Target(values, weights)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def test_the_closed_form_finds_planted_heads() -> None:
+    torch.manual_seed(0)
+    planted = GeometryHeads(64, depth=True, normals=True)
+    for parameter in planted.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    found = fit_heads(load_backbone(BACKBONE), Planted(planted, 100))  # type: ignore[arg-type]
+    unseen = Planted(planted, 101).samples[-1]
+    with torch.no_grad():
+        tokens = load_backbone(BACKBONE).forward_with_class_token(unseen.image[None])
+        for ours, theirs in zip(found(*tokens), planted(*tokens), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
+
+
+def test_damaged_heads_are_named(tmp_path: Path) -> None:
+    folder = finetune(run_of(tmp_path / "kept", [scene_of(tmp_path)], RECIPE, keep_heads=True))
+    tensors = load_file(folder / HEADS_FILE)
+    save_file(tensors, folder / HEADS_FILE)  # without its metadata
+    with pytest.raises(InputError, match=HEADS_FILE):
+        load_geometry(folder)
+    (folder / HEADS_FILE).write_bytes(b"nothing")
+    with pytest.raises(InputError, match=HEADS_FILE):
+        load_geometry(folder)

@@ -1,0 +1,78 @@
+"""Normals of depth maps against surfaces whose normals are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fit3d_ns.scene.normals import normals_from_depth
+
+HEIGHT, WIDTH = 30, 40
+K = torch.tensor([[45.0, 0.0, 21.0], [0.0, 50.0, 14.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def rays() -> Tensor:
+    """[H, W, 3] through the centres of the pixels, with z = 1."""
+    y, x = torch.meshgrid(
+        torch.arange(HEIGHT, dtype=torch.float64) + 0.5, torch.arange(WIDTH, dtype=torch.float64) + 0.5, indexing="ij"
+    )
+    return torch.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], torch.ones_like(x)], dim=-1)
+
+
+def plane_depth(normal: Tensor, distance: float) -> Tensor:
+    """Depth of the plane normal . X = -distance, seen by the camera."""
+    return -distance / (rays() @ normal)
+
+
+@settings(max_examples=50, deadline=None)
+@given(x=st.floats(-0.6, 0.6), y=st.floats(-0.6, 0.6), distance=st.floats(0.1, 100))
+def test_normals_of_a_plane_are_exact_up_to_its_edges(x: float, y: float, distance: float) -> None:
+    normal = torch.nn.functional.normalize(torch.tensor([x, y, -1.0], dtype=torch.float64), dim=0)
+    depth = plane_depth(normal, distance)
+    assume(bool((depth > 0).all()))
+    # 45 pixels of focal length: on a steep plane neighbours differ by more than a fine picture's would.
+    found, has = normals_from_depth(depth, K, max_jump=0.5)
+    assert has.all()
+    torch.testing.assert_close(found, normal.expand(HEIGHT, WIDTH, 3), atol=1e-9, rtol=0)
+
+
+def test_normals_of_a_sphere_point_away_from_its_centre() -> None:
+    centre, radius = torch.tensor([0.1, -0.05, 3.0], dtype=torch.float64), 1.0
+    toward = rays()
+    a, b, c = (toward**2).sum(-1), (toward @ centre), (centre**2).sum() - radius**2
+    inside = b**2 - a * c
+    depth = torch.where(inside > 0, (b - inside.clamp_min(0).sqrt()) / a, 0.0)
+    found, has = normals_from_depth(depth, K)
+    expected = (toward * depth[..., None] - centre) / radius
+    facing = has & ((expected * torch.nn.functional.normalize(toward, dim=-1)).sum(-1) < -0.5)
+    assert facing.sum() > 150
+    cosine = (found * expected).sum(-1)[facing]
+    assert cosine.min() > 0.99, "one-sided differences at the rim are the worst"
+    assert torch.rad2deg(torch.acos(cosine.clamp(max=1))).mean() < 1
+
+
+def test_a_step_between_two_walls_does_not_tilt_either() -> None:
+    depth = torch.full((HEIGHT, WIDTH), 2.0, dtype=torch.float64)
+    depth[:, WIDTH // 2 :] = 3.0
+    found, has = normals_from_depth(depth, K)
+    assert has.all()
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64).expand_as(found))
+
+
+@pytest.mark.parametrize("unknown", [0.0, float("nan"), float("inf"), -1.0])
+def test_where_depth_is_unknown_there_is_no_normal_and_none_is_spoilt(unknown: float) -> None:
+    depth = torch.full((HEIGHT, WIDTH), 2.0, dtype=torch.float64)
+    depth[10:12, 10:14] = unknown
+    depth[20:23, 20:23] = unknown
+    depth[21, 21] = 2.0  # an island without neighbours
+    found, has = normals_from_depth(depth, K)
+    holes = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    holes[10:12, 10:14] = holes[20:23, 20:23] = True
+    assert torch.equal(has, ~holes)
+    assert (found[holes] == 0).all()
+    torch.testing.assert_close(
+        found[~holes], torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64).expand(len(found[~holes]), 3)
+    )
