@@ -30,7 +30,7 @@ STAGE1_SEEDS = (42, 43, 44)
 LEARNING_RATES = ("3e-5", "1e-4")
 """What the choice inside a fold is between, with the shares of `benchmarks.recipe_choice`."""
 PROBE_SEEDS = ("0", "1", "2")
-ALL_TASKS = ("segmentation", "depth", "nearest-neighbours", "consistency")
+ALL_TASKS = ("segmentation", "depth", "normals", "nearest-neighbours", "consistency")
 
 
 @dataclass(frozen=True)

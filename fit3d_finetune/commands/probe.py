@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,9 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from fit3d_finetune.backbone.hub import read_finetuned, require_original
+from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned, require_original
 from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
-from fit3d_finetune.probing.data.checks import TASKS, TaskName
+from fit3d_finetune.probing.data.checks import TASKS, VIEW_TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
@@ -27,7 +28,8 @@ from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
-from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.features.weights import FILE_SUFFIXES
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
@@ -42,17 +44,20 @@ OUTPUT_FILES = (
 
 @dataclass
 class ProbeArguments:
-    """Linear probes, nearest neighbours and multi-view consistency of frozen features, arms side by side."""
+    """Linear probes, nearest neighbours, multi-view consistency and matching of frozen features, arms side by side."""
 
     test_data: tuple[str, ...]
     """Where to test: scenes (transforms.json with depth_file_path, semantic_file_path), folders (images/,
-    annotations/, depth/), camvid:…/camvid/val, or for consistency alone exports (runs/<scene>)."""
+    annotations/, depth/), camvid:…/camvid/val, or for consistency and matching alone exports (runs/<scene>)."""
     train_data: tuple[str, ...] = ()
-    """Where probes are trained; consistency alone needs none."""
+    """Where probes are trained; consistency and matching need none."""
     finetuned: Path | None = None
     """A folder of fit3d-finetune: probes the original, the fine-tuned, both together, the original beside itself."""
     control: Path | None = None
     """A folder of fit3d-finetune --targets mirror: adds the control without 3D."""
+    arm: tuple[str, ...] = ()
+    """Further backbones, each as NAME=WEIGHTS: a folder of fit3d-finetune or of timm, a file of weights for the
+    original's architecture, or the name of a timm model. Each is probed alone and together with the original."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """What to probe where no fine-tuned folder is given."""
     tasks: tuple[TaskName, ...] = TASKS
@@ -97,8 +102,10 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     require_output_dir(arguments.output_dir)
     data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
-    if not train and {*arguments.tasks} - {"consistency"}:
-        raise InputError("--train-data is empty: give data with labels to train probes on (or --tasks consistency).")
+    if not train and {*arguments.tasks} - {*VIEW_TASKS}:
+        raise InputError(
+            "--train-data is empty: give data with labels to train probes on (or --tasks consistency matching)."
+        )
     device = choose_device(arguments.device)
     backbones = _backbones(arguments)
     if arguments.precision is not None:
@@ -158,6 +165,7 @@ def write_results(results: ProbeResults, examples: list[Example], folder: Path) 
 _SHOWN = {
     "segmentation": {"mIoU": "mIoU %", "pixel acc.": "pixel acc. %"},
     "depth": {"RMSE": "RMSE m", "AbsRel": "AbsRel", "δ < 1.25": "δ < 1.25 %"},
+    "normals": {"RMSE angle": "normals RMSE °", "< 11.25°": "< 11.25° %"},
     "nearest_neighbours": {"mIoU": "kNN mIoU %"},
 }
 
@@ -171,11 +179,11 @@ def table(results: ProbeResults) -> Table:
     metrics = [
         metric
         for metric in metrics_of(results)
-        if metric.part == "consistency" or metric.name in _SHOWN.get(metric.part, {})
+        if metric.part in VIEW_TASKS or metric.name in _SHOWN.get(metric.part, {})
     ]
     for metric in metrics:
         title = _SHOWN.get(metric.part, {}).get(metric.name, metric.name)
-        shown.add_column(f"{title} %" if metric.part == "consistency" and metric.scale == 100 else title)
+        shown.add_column(f"{title} %" if metric.part in VIEW_TASKS and metric.scale == 100 else title)
     for arm in results.arms:
         shown.add_row(arm.name, *(metric.summary(results, arm.name) for metric in metrics))
     return shown
@@ -186,7 +194,7 @@ def _backbones(arguments: ProbeArguments) -> dict[str, BackboneConfig]:
     if arguments.finetuned is None:
         if arguments.control is not None:
             raise InputError("--control needs --finetuned: give the folder of the fine-tuned backbone too.")
-        return {"original": arguments.backbone}
+        return _with_further({"original": arguments.backbone}, arguments.arm)
     finetuned = read_finetuned(arguments.finetuned)
     require_original(finetuned, arguments.finetuned)
     backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned}
@@ -197,7 +205,36 @@ def _backbones(arguments: ProbeArguments) -> dict[str, BackboneConfig]:
                 f"--control {arguments.control} started from another backbone than --finetuned: give a pair."
             )
         backbones["2D control"] = control.finetuned
-    return backbones
+    return _with_further(backbones, arguments.arm)
+
+
+def _with_further(backbones: dict[str, BackboneConfig], arms: Sequence[str]) -> dict[str, BackboneConfig]:
+    """The backbones and those of --arm NAME=WEIGHTS; their weights are looked for before anything is encoded."""
+    found = dict(backbones)
+    for words in arms:
+        name, separator, weights = (part.strip() for part in words.partition("="))
+        if not (separator and name and weights) or "+" in name or "/" in name:
+            raise InputError(f"--arm {words} is not NAME=WEIGHTS (a name has neither + nor /).")
+        if name in found:
+            raise InputError(f"--arm {words}: there is an arm “{name}” already; give another name.")
+        config = _backbone_of(weights, backbones["original"])
+        backbone_fingerprint(config)
+        found[name] = config
+    return found
+
+
+def _backbone_of(weights: str, original: BackboneConfig) -> BackboneConfig:
+    """What --arm names after the =."""
+    path = Path(weights.removeprefix("local-dir:")).expanduser()
+    if (path / INFO_FILE).is_file():
+        return read_finetuned(path).finetuned
+    if path.is_dir():
+        return replace(original, weights=weights, name=BackboneConfig().name)
+    if path.is_file():
+        return replace(original, weights=weights)
+    if path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
+        raise InputError(f"--arm …={weights}: there is no such file or folder.")
+    return BackboneConfig(name=weights, weights="hub")
 
 
 @exits_on_input_error

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["segmentation", "depth", "nearest_neighbours", "consistency"]
+Task = Literal["segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching"]
 """The fields of `ProbeResults` that hold figures."""
-Unit = Literal["%", "m"]
-"""%: shares in 0..1, written times 100, their differences in points. m: metres."""
+Unit = Literal["%", "m", "°"]
+"""%: shares in 0..1, written times 100, their differences in points. m: metres. °: degrees."""
 Verdict = Literal["better", "worse", "unclear", "better-everywhere", "worse-everywhere", "mixed", "equal", "untested"]
 """better, worse, unclear: the test's, with `MIN_SCENES` scenes or more. With fewer: better or worse in every scene,
 mixed, or equal in all. untested: no scene has the figure."""
@@ -30,7 +30,7 @@ class SceneFigures:
 
     scene: str
     before: float
-    """Of the baseline, in 0..1 or in metres."""
+    """Of the baseline, in 0..1, metres or degrees."""
     after: float
     frames: int
     """Images (or pairs of views) that were counted."""
@@ -43,7 +43,7 @@ class SceneFigures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against a baseline in one figure, by scene. All figures are in 0..1 or in metres, see `unit`."""
+    """An arm against a baseline in one figure, by scene. All figures are in 0..1, metres or degrees, see `unit`."""
 
     task: Task
     metric: str
@@ -119,7 +119,7 @@ class Comparison:
             return f"{head}: nothing to compare."
         figures = self.figures.removeprefix(self.metric).lstrip(" :")
         seeds = f", {self.seeds} seed{'s' if self.seeds != 1 else ''}" if self.seeds else ""
-        counted = f"{self.frames} {'pairs of views' if self.task == 'consistency' else 'images'}{seeds}"
+        counted = f"{self.frames} {'pairs of views' if self.task in ('consistency', 'matching') else 'images'}{seeds}"
         if not self.tested:
             return f"{head} {self.words}: {self.by_scene} ({figures}; {counted})."
         return (
@@ -173,7 +173,7 @@ class Comparison:
 
     @property
     def _decimals(self) -> int:
-        return 1 if self.unit == "%" else 3
+        return {"%": 1, "m": 3, "°": 2}[self.unit]
 
     def _counts(self) -> tuple[int, int]:
         """In how many scenes the arm is better and in how many worse."""

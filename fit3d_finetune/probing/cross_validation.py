@@ -19,7 +19,7 @@ from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.probing.significance import Fold, compare_arms
 from fit3d_ns.common.errors import InputError
 
-_TASKS = ("segmentation", "depth", "nearest_neighbours", "consistency")
+_TASKS = ("segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching")
 _SAME: dict[str, Callable[[ProbeResults], object]] = {
     "arms": lambda run: run.arms,
     "seeds": lambda run: run.seeds,

@@ -12,6 +12,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 COUNTED_SHARE = 0.002
 DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+NORMAL_METRICS = ("rmse", "mean", "within_11", "within_22", "within_30")
 
 
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Array:
@@ -63,4 +64,25 @@ def depth_metrics(depth: Array, predicted: Array, max_depth: float) -> dict[str,
         "abs_rel": float(np.mean(np.abs(truth - guess) / truth)),
         "log10": float(np.mean(np.abs(np.log10(truth) - np.log10(guess)))),
         **{f"delta{power}": float(np.mean(ratio < 1.25**power)) for power in (1, 2, 3)},
+    }
+
+
+def normal_metrics(normals: Array, predicted: Array) -> dict[str, float]:
+    """Metrics of one image over pixels with a known normal; NaN if there are none.
+
+    Root mean square and mean of the angle in degrees, and the shares of pixels within 11.25, 22.5 and 30 degrees.
+
+    Args:
+        normals: [H, W, 3] of unit length, zero where unknown.
+        predicted: [H, W, 3] of unit length.
+    """
+    known = (normals**2).sum(axis=-1) > 0
+    if not known.any():
+        return dict.fromkeys(NORMAL_METRICS, float("nan"))
+    cosine = (normals[known].astype(np.float64) * predicted[known]).sum(axis=-1)
+    angles = np.degrees(np.arccos(cosine.clip(-1, 1)))
+    return {
+        "rmse": float(np.sqrt(np.mean(angles**2))),
+        "mean": float(np.mean(angles)),
+        **{f"within_{int(limit)}": float(np.mean(angles < limit)) for limit in (11.25, 22.5, 30.0)},
     }

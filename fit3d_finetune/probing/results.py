@@ -67,6 +67,20 @@ class DepthResult:
     """[images]: how many these are; an image without any does not count."""
 
 
+@dataclass(frozen=True)
+class NormalsResult:
+    """One arm's surface normals, by probe seed: means over scenes of means over images. Degrees; shares in 0..1."""
+
+    rmse: list[float]
+    mean: list[float]
+    within_11: list[float]
+    """Of the pixels, those less than 11.25 degrees off; the others 22.5 and 30."""
+    within_22: list[float]
+    within_30: list[float]
+    image_rmse: list[list[float]]
+    """[seeds][images] in degrees; NaN (null in JSON) where no normal is known."""
+
+
 @dataclass(frozen=True, eq=False)
 class NearestNeighbourResult:
     """k-nearest-neighbour segmentation of one arm: no training, so no seeds. Figures as in `SegmentationResult`."""
@@ -101,6 +115,29 @@ class ConsistencyResult:
     pair_recall: list[float]
 
 
+@dataclass(frozen=True)
+class MatchingResult:
+    """Geometric matching of one arm over pairs of views, binned by the angle between them (Probe3D)."""
+
+    angle_edges: list[float]
+    """Degrees, one more than there are bins."""
+    metres: list[float]
+    """Thresholds in space."""
+    recall_metres: list[list[float]]
+    """[thresholds][bins]: mean over scenes of the mean over their pairs of the share of matches within; NaN in empty
+    bins."""
+    pixels: list[float]
+    """Thresholds in the second image."""
+    recall_pixels: list[list[float]]
+    pairs: list[int]
+    """Per bin: number of view pairs."""
+    pair_scenes: list[int]
+    """[pairs]: index into `ProbeResults.scenes`. Pairs are the same for every arm."""
+    pair_bins: list[int]
+    pair_recall: list[float]
+    """Within the largest of `metres`."""
+
+
 @dataclass(frozen=True, eq=False)
 class ProbeResults:
     """Everything a probing run measured."""
@@ -126,8 +163,10 @@ class ProbeResults:
     segmentation: dict[str, SegmentationResult] = field(default_factory=dict)
     """By arm name; empty if the data has no labels. The same for the others."""
     depth: dict[str, DepthResult] = field(default_factory=dict)
+    normals: dict[str, NormalsResult] = field(default_factory=dict)
     nearest_neighbours: dict[str, NearestNeighbourResult] = field(default_factory=dict)
     consistency: dict[str, ConsistencyResult] = field(default_factory=dict)
+    matching: dict[str, MatchingResult] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -178,8 +217,10 @@ class ProbeResults:
 _PARTS: dict[str, Any] = {
     "segmentation": SegmentationResult,
     "depth": DepthResult,
+    "normals": NormalsResult,
     "nearest_neighbours": NearestNeighbourResult,
     "consistency": ConsistencyResult,
+    "matching": MatchingResult,
 }
 
 
@@ -200,6 +241,10 @@ class Example:
     """[H, W] metres, 0 where unknown."""
     predicted_depth: dict[str, np.ndarray] = field(default_factory=dict)
     """By arm name: [H, W] metres, of the first seed."""
+    normals: np.ndarray | None = None
+    """[H, W, 3] in the camera's frame, zero where unknown."""
+    predicted_normals: dict[str, np.ndarray] = field(default_factory=dict)
+    """By arm name: [H, W, 3], of the first seed."""
 
 
 def _comparison(values: dict[str, Any]) -> Comparison:

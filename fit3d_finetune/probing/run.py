@@ -16,18 +16,27 @@ from torch import Tensor
 
 from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.counts import Array, no_pixels
-from fit3d_finetune.probing.data.checks import TaskName, check_depth, count_labels, require_data, warn_of_shared_images
+from fit3d_finetune.probing.data.checks import (
+    VIEW_TASKS,
+    TaskName,
+    check_depth,
+    count_labels,
+    require_data,
+    warn_of_shared_images,
+)
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
 from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, scenes_of
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
+from fit3d_finetune.probing.matching import measure_matching
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
+from fit3d_finetune.probing.normals import NormalsScores, predict_normals, train_normals
 from fit3d_finetune.probing.paper import depth as paper_depth
 from fit3d_finetune.probing.paper import segmentation as paper_segmentation
 from fit3d_finetune.probing.paper.encoding import CropEncoder
-from fit3d_finetune.probing.protocol import PaperProtocol, Protocol
+from fit3d_finetune.probing.protocol import FAST, FastProtocol, PaperProtocol, Protocol
 from fit3d_finetune.probing.results import Arm, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare_arms
@@ -56,7 +65,9 @@ class Probing:
     def trains_on_whole_images(self) -> bool:
         """Whether a task needs the cached features of training images."""
         probes = {"segmentation", "depth"} & {*self.tasks}
-        return "nearest-neighbours" in self.tasks or (self.protocol.name == "fast" and bool(probes))
+        return bool({"nearest-neighbours", "normals"} & {*self.tasks}) or (
+            self.protocol.name == "fast" and bool(probes)
+        )
 
 
 def default_arms(backbones: Sequence[str]) -> list[Arm]:
@@ -79,7 +90,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     train, test = _images(probing.train), _images(probing.test)
     classes = probing.test[0].classes
     require_data(probing.tasks, probing.train, probing.test)
-    if {*probing.tasks} - {"consistency"}:
+    if {*probing.tasks} - {*VIEW_TASKS}:
         warn_of_shared_images(probing.train, probing.test)
     labelled = _check_files(probing)
     image_scenes = scenes_of(probing.test)
@@ -115,6 +126,11 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
             views = _geometry(test, image_scenes)
             maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, encoded_test, index)) for arm in probing.arms}
             results = replace(results, consistency=measure_consistency(views, maps))
+    if "matching" in probing.tasks:
+        with _timed(seconds, "matching"):
+            names = list(probing.backbones)
+            matched = measure_matching(_geometry(test, image_scenes), names, encoded_test.features, probing.arms)
+            results = replace(results, matching=matched)
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
             scores = SegmentationScores(probing.arms, probing.seeds, labelled)
@@ -134,6 +150,17 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
                     first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_depth.update(first)
         results = replace(results, depth=depths.results(results.image_scenes, len(scenes)))
+    if "normals" in probing.tasks:
+        with _timed(seconds, "normals"):
+            angles = NormalsScores(probing.arms, probing.seeds, len(test))
+            for index, predicted_normals in _estimate_normals(probing, encoded_train, encoded_test):
+                normals = test[index].normals(probing.max_depth)
+                angles.add(index, normals, predicted_normals)
+                if index in at:
+                    first = {arm.name: predicted_normals[a, 0] for a, arm in enumerate(probing.arms)}
+                    examples[at[index]].predicted_normals.update(first)
+                    examples[at[index]] = replace(examples[at[index]], normals=normals)
+        results = replace(results, normals=angles.results(results.image_scenes, len(scenes)))
     if "nearest-neighbours" in probing.tasks:
         with _timed(seconds, "nearest neighbours"):
             found = nearest_neighbour_segmentation(
@@ -185,6 +212,16 @@ def _estimate_depth(
     return predict_depth(heads, encoded_test, statistics, farthest)
 
 
+def _estimate_normals(
+    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
+) -> Iterator[tuple[int, Any]]:
+    # No protocol of the paper's has normals: there is one schedule.
+    protocol = probing.protocol if isinstance(probing.protocol, FastProtocol) else FAST
+    statistics = standardizations(encoded_train)
+    arguments = (encoded_train, statistics, probing.arms, probing.seeds, protocol, probing.max_depth)
+    return predict_normals(train_normals(*arguments), encoded_test, statistics)
+
+
 def _labelled_maps(
     encoded: EncodedImages, images: list[LabelledImage], num_classes: int
 ) -> Iterator[tuple[dict[str, Tensor], Any]]:
@@ -208,7 +245,7 @@ def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
 
 def _check_files(probing: Probing) -> Array:
     """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
-    if "depth" in probing.tasks:
+    if "depth" in probing.tasks or "normals" in probing.tasks:
         probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")
         check_depth(probing.test, probing.max_depth, "test")

@@ -7,15 +7,14 @@ or with K = 1 a mean over images or pairs of views. So blocks of frames can be d
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fit3d_finetune.probing.comparison import Task, Unit
 from fit3d_finetune.probing.counts import Array, ClassCounts
-from fit3d_finetune.probing.results import ConsistencyResult, ProbeResults
+from fit3d_finetune.probing.results import ConsistencyResult, MatchingResult, ProbeResults
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,37 +135,58 @@ def figures_of(results: ProbeResults) -> list[Figure]:
         figures.append(Figure("segmentation", "mIoU", "%", True, _segmentation))
     if results.depth:
         figures.append(Figure("depth", "RMSE", "m", False, _depth))
+    if results.normals:
+        figures.append(Figure("normals", "RMSE angle", "°", False, _normals))
     if results.nearest_neighbours:
         figures.append(Figure("nearest_neighbours", "kNN mIoU", "%", True, _nearest_neighbours))
     if results.consistency:
-        index = shown_bin(results)
+        index = shown_bin(results.consistency)
 
         def recall(found: ProbeResults, arm: str) -> list[SceneSums]:
             return recall_sums(found, found.consistency[arm], index)
 
-        figures.append(Figure("consistency", recall_name(results), "%", True, recall))
+        figures.append(Figure("consistency", recall_name(results.consistency), "%", True, recall))
+    if results.matching:
+        place = shown_bin(results.matching)
+
+        def matched(found: ProbeResults, arm: str) -> list[SceneSums]:
+            return recall_sums(found, found.matching[arm], place)
+
+        figures.append(Figure("matching", matching_name(results), "%", True, matched))
     return figures
 
 
-def shown_bin(results: ProbeResults) -> int | None:
+PairResults = Mapping[str, ConsistencyResult | MatchingResult]
+"""By arm, figures of pairs of views by the angle between them."""
+
+
+def shown_bin(results: PairResults) -> int | None:
     """The bin of angles that holds 45 degrees, where single images fail; None if it has no pairs."""
-    for result in results.consistency.values():
+    for result in results.values():
         for index, (low, high) in enumerate(itertools.pairwise(result.angle_edges)):
-            if low <= 45 < high and not math.isnan(result.recall[index]):
+            if low <= 45 < high and result.pairs[index] > 0:
                 return index
     return None
 
 
-def recall_name(results: ProbeResults) -> str:
+def recall_name(results: PairResults) -> str:
     """E.g. "recall at 30–60°"; "recall" where it is that of all pairs."""
     index = shown_bin(results)
     if index is None:
         return "recall"
-    edges = next(iter(results.consistency.values())).angle_edges
+    edges = next(iter(results.values())).angle_edges
     return f"recall at {edges[index]:g}–{edges[index + 1]:g}°"
 
 
-def recall_sums(results: ProbeResults, result: ConsistencyResult, index: int | None) -> list[SceneSums]:
+def matching_name(results: ProbeResults) -> str:
+    """E.g. "5 cm recall at 30–60°"."""
+    limit = max(next(iter(results.matching.values())).metres)
+    return f"{100 * limit:g} cm {recall_name(results.matching)}"
+
+
+def recall_sums(
+    results: ProbeResults, result: ConsistencyResult | MatchingResult, index: int | None
+) -> list[SceneSums]:
     """Recall of one bin of angles by scene, over its pairs of views; of all pairs without an index."""
     inside = np.asarray(result.pair_bins) == index if index is not None else np.ones(len(result.pair_bins), bool)
     recall = np.asarray(result.pair_recall, np.float64)[inside]
@@ -189,6 +209,11 @@ def _iou(results: ProbeResults, counts: ClassCounts) -> list[SceneSums]:
 def _depth(results: ProbeResults, arm: str) -> list[SceneSums]:
     found = results.depth[arm]
     rmse = image_rmse(found.squared_error, found.pixels)
+    return value_sums(rmse, results.image_scenes, len(results.scenes))
+
+
+def _normals(results: ProbeResults, arm: str) -> list[SceneSums]:
+    rmse = np.asarray(results.normals[arm].image_rmse, np.float64)
     return value_sums(rmse, results.image_scenes, len(results.scenes))
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fit3d_finetune.probing.comparison import Comparison
-from fit3d_finetune.probing.metrics import DEPTH_METRICS
+from fit3d_finetune.probing.metrics import DEPTH_METRICS, NORMAL_METRICS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_ns.common.atomic import atomic_file
 
 Table = list[list[Any]]
 
-TABLES = ("segmentation", "classes", "depth", "nearest_neighbours", "consistency", "comparisons", "scenes")
+TABLES = (
+    *("segmentation", "classes", "depth", "normals", "nearest_neighbours", "consistency", "matching"),
+    *("comparisons", "scenes"),
+)
 """Names of all tables that there can be."""
 
 SEGMENTATION_METRICS = ("miou", "pooled_miou", "pixel_accuracy", "class_accuracy")
@@ -34,9 +37,9 @@ def write_tables(results: ProbeResults, folder: Path) -> None:
 def result_tables(results: ProbeResults) -> dict[str, Table]:
     """Tables by name, each with a header row; only of tasks that ran.
 
-    segmentation and depth have a row per arm and seed, classes per arm and class (IoU of every seed),
-    nearest_neighbours per arm, consistency per arm and bin of angles, comparisons per arm and task, and scenes per arm,
-    task and test scene.
+    segmentation, depth and normals have a row per arm and seed, classes per arm and class (IoU of every seed),
+    nearest_neighbours per arm, consistency and matching per arm and bin of angles, comparisons per arm and task, and
+    scenes per arm, task and test scene.
     """
     tables: dict[str, Table] = {}
     if results.segmentation:
@@ -48,6 +51,8 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
                 tables["classes"].append([arm, name, int(index in results.counted_classes), *ious])
     if results.depth:
         tables["depth"] = _by_seed(results.depth, DEPTH_METRICS, results.seeds)
+    if results.normals:
+        tables["normals"] = _by_seed(results.normals, NORMAL_METRICS, results.seeds)
     if results.nearest_neighbours:
         tables["nearest_neighbours"] = [["arm", "k", "miou", "pooled_miou", "pixel_accuracy"]]
         for arm, nearest in results.nearest_neighbours.items():
@@ -60,6 +65,15 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
             bounds = zip(consistent.angle_edges[:-1], consistent.angle_edges[1:], strict=True)
             figures = zip(bounds, consistent.recall, consistent.cosine, consistent.pairs, strict=True)
             tables["consistency"] += [[arm, *bound, *values] for bound, *values in figures]
+    if results.matching:
+        tables["matching"] = [["arm", "from_degrees", "to_degrees", "threshold", "unit", "recall", "pairs"]]
+        for arm, matched in results.matching.items():
+            bins = list(zip(matched.angle_edges[:-1], matched.angle_edges[1:], strict=True))
+            parts = [("m", matched.metres, matched.recall_metres), ("px", matched.pixels, matched.recall_pixels)]
+            for unit, limits, recalls in parts:
+                for limit, of_limit in zip(limits, recalls, strict=True):
+                    rows = zip(bins, of_limit, matched.pairs, strict=True)
+                    tables["matching"] += [[arm, *bound, limit, unit, recall, pairs] for bound, recall, pairs in rows]
     if results.comparisons:
         tables["comparisons"] = comparison_table(results.comparisons)
         tables["scenes"] = scene_table(results.comparisons)

@@ -11,8 +11,10 @@ from fit3d_finetune.report.metrics import Metric, mean, metrics_of
 TASK_NAMES: dict[Task, str] = {
     "segmentation": "segmentation",
     "depth": "depth estimation",
+    "normals": "surface normals",
     "nearest_neighbours": "nearest-neighbour segmentation",
     "consistency": "multi-view consistency",
+    "matching": "geometric matching",
 }
 _ORDER: tuple[Verdict, ...] = (
     *("better", "better-everywhere", "worse", "worse-everywhere"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fit3d_finetune.probing.comparison import number
 from fit3d_finetune.probing.results import ProbeResults
-from fit3d_finetune.probing.scene_figures import mean_over_scenes, recall_name, recall_sums, shown_bin
+from fit3d_finetune.probing.scene_figures import matching_name, mean_over_scenes, recall_name, recall_sums, shown_bin
 
 _CLASS_ACCURACY = "share of a class's pixels that were found, mean over counted classes, %"
 _RECALL = "pixels whose nearest neighbour in the other view is right, %"
@@ -33,6 +33,8 @@ class Metric:
     higher_is_better: bool
     meaning: str
     """What it is, in a line."""
+    in_table: bool = True
+    """Whether the table of arms shows it too, and not only the data files."""
 
     def write(self, value: float) -> str:
         """The value in the metric's unit, a dash if it is NaN."""
@@ -66,7 +68,7 @@ def spread(values: Sequence[float]) -> float:
 
 def metrics_of(results: ProbeResults) -> list[Metric]:
     """The metrics that at least one arm has a value of, in the order of the table."""
-    shown = [*_SEEDED, *_NEAREST_NEIGHBOURS, *_consistency_metrics(results)]
+    shown = [*_SEEDED, *_NORMALS, *_NEAREST_NEIGHBOURS, *_consistency_metrics(results), *_matching_metrics(results)]
     return [metric for metric in shown if any(metric.measured(results, arm.name) for arm in results.arms)]
 
 
@@ -105,10 +107,17 @@ _SEEDED = (
     Metric("segmentation", "class acc.", _seeded("segmentation", "class_accuracy"), 100, 1, True, _CLASS_ACCURACY),
     Metric("depth", "RMSE", _seeded("depth", "rmse"), 1, 3, False, "root mean squared error, m"),
     Metric("depth", "AbsRel", _seeded("depth", "abs_rel"), 1, 3, False, "mean error relative to the true depth"),
-    Metric("depth", "log10", _seeded("depth", "log10"), 1, 3, False, "mean difference of log10 of the depths"),
+    Metric("depth", "log10", _seeded("depth", "log10"), 1, 3, False, "mean difference of log10 of the depths", False),
     Metric("depth", "δ < 1.25", _seeded("depth", "delta1"), 100, 1, True, "within a factor 1.25, % of pixels"),
-    Metric("depth", "δ < 1.25²", _seeded("depth", "delta2"), 100, 1, True, "within a factor 1.25², % of pixels"),
-    Metric("depth", "δ < 1.25³", _seeded("depth", "delta3"), 100, 1, True, "within a factor 1.25³, % of pixels"),
+    Metric("depth", "δ < 1.25²", _seeded("depth", "delta2"), 100, 1, True, "within a factor 1.25², % of pixels", False),
+    Metric("depth", "δ < 1.25³", _seeded("depth", "delta3"), 100, 1, True, "within a factor 1.25³, % of pixels", False),
+)
+_NORMALS = (
+    Metric("normals", "RMSE angle", _seeded("normals", "rmse"), 1, 2, False, "root mean squared angle, degrees"),
+    Metric("normals", "mean", _seeded("normals", "mean"), 1, 2, False, "mean angle, degrees", False),
+    Metric("normals", "< 11.25°", _seeded("normals", "within_11"), 100, 1, True, "within 11.25 degrees, %"),
+    Metric("normals", "< 22.5°", _seeded("normals", "within_22"), 100, 1, True, "within 22.5 degrees, %", False),
+    Metric("normals", "< 30°", _seeded("normals", "within_30"), 100, 1, True, "within 30 degrees, %", False),
 )
 _NEAREST_NEIGHBOURS = (
     Metric("nearest_neighbours", "mIoU", _single("nearest_neighbours", "miou"), 100, 1, True, "mean IoU, %"),
@@ -128,8 +137,8 @@ def _consistency_metrics(results: ProbeResults) -> list[Metric]:
     """Recall and cosine in the bin around 45 degrees, else recall over all pairs."""
     if not results.consistency:
         return []
-    index = shown_bin(results)
-    name = recall_name(results)
+    index = shown_bin(results.consistency)
+    name = recall_name(results.consistency)
     if index is None:
         return [Metric("consistency", name, _recall, 100, 1, True, f"{_RECALL}, all pairs")]
 
@@ -143,4 +152,16 @@ def _consistency_metrics(results: ProbeResults) -> list[Metric]:
 
 
 def _recall(results: ProbeResults, arm: str) -> list[float]:
-    return mean_over_scenes(recall_sums(results, results.consistency[arm], shown_bin(results)))
+    return mean_over_scenes(recall_sums(results, results.consistency[arm], shown_bin(results.consistency)))
+
+
+def _matching_metrics(results: ProbeResults) -> list[Metric]:
+    """Recall within the largest distance in the bin around 45 degrees, else over all pairs."""
+    if not results.matching:
+        return []
+
+    def recall(results: ProbeResults, arm: str) -> list[float]:
+        return mean_over_scenes(recall_sums(results, results.matching[arm], shown_bin(results.matching)))
+
+    meaning = "of the thousand clearest matches, those that are right in space, %"
+    return [Metric("matching", matching_name(results), recall, 100, 1, True, meaning)]

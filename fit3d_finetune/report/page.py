@@ -14,7 +14,7 @@ from fit3d_finetune.report.features import FeatureViews, feature_rows, heat_tabl
 from fit3d_finetune.report.headline import headline, headline_arm, is_control
 from fit3d_finetune.report.images import photo_style
 from fit3d_finetune.report.markup import Content, Markup, join, tag
-from fit3d_finetune.report.predictions import depth_rows, segmentation_rows
+from fit3d_finetune.report.predictions import depth_rows, normal_rows, segmentation_rows
 from fit3d_finetune.report.tables import comparison_list, finding_tiles, how_compared, provenance, table_of_arms
 from fit3d_ns.common.atomic import atomic_file
 
@@ -120,6 +120,12 @@ def _sections(results: ProbeResults, examples: Sequence[Example], views: Feature
             "Depth",
             "Predictions of the first probe seed; below them the absolute error. Dark: depth unknown.",
             depth_rows(results, examples),
+        ),
+        _section(
+            "Surface normals",
+            "Predictions of the first probe seed; below them the angle between. Red: to the right, green: upwards, "
+            "blue: towards the camera; grey: unknown.",
+            normal_rows(results, examples),
         ),
         _section("Provenance", None, provenance(results)),
     ]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from fit3d_finetune.probing.comparison import number
+from fit3d_finetune.probing.metrics import normal_metrics
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.report.images import (
     MAP_SIDE,
@@ -30,6 +31,9 @@ from fit3d_finetune.report.pictures import (
     colour_values,
     mark_label_errors,
 )
+
+WORST_ANGLE = 60.0
+"""Degrees; angles from here on have one colour."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,39 @@ def depth_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Marku
         row = tag("div", cells, class_="row matrix", style=style)
         rows.append(tag("div", row, tag("div", legends, class_="legend"), class_="scroll-row"))
     return rows
+
+
+def normal_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Markup]:
+    """For each example with predicted normals: the truth and each arm's prediction, below them the angles between."""
+    rows = []
+    error_scale = colour_scale("error")
+    for index, example in enumerate(examples):
+        arms = [arm.name for arm in results.arms if arm.name in example.predicted_normals]
+        if not arms or example.normals is None:
+            continue
+        shape, known = example.image.shape, (example.normals**2).sum(axis=-1) > 0
+        cells = [framed(_coloured(example.normals, known), shape, "true normals", "truth")]
+        for arm in arms:
+            uri = _coloured(example.predicted_normals[arm], None)
+            cells.append(framed(uri, shape, f"normals predicted by {arm}", tag("b", arm)))
+        cells.append(_photo_cell(index, example))
+        for arm in arms:
+            cosine = (example.normals * example.predicted_normals[arm]).sum(axis=-1).clip(-1, 1)
+            uri = _smooth(np.degrees(np.arccos(cosine)), error_scale, 0.0, WORST_ANGLE, known)
+            rmse = normal_metrics(example.normals, example.predicted_normals[arm])["rmse"]
+            cells.append(framed(uri, shape, f"angular error of {arm}", f"RMSE {number(rmse, 1)}°"))
+        legend = tag("div", [scale_bar(error_scale, "0", f"≥ {WORST_ANGLE:g}°", "error")], class_="legend")
+        style = f"--columns:{len(arms) + 1}"
+        rows.append(tag("div", tag("div", cells, class_="row matrix", style=style), legend, class_="scroll-row"))
+    return rows
+
+
+def _coloured(normals: Array, known: Array | None) -> str:
+    """Normals as colours: x to the right is red, y upwards green, towards the camera blue; grey where unknown."""
+    colours = 127.5 * (1 + normals * np.array([1.0, -1.0, -1.0]))
+    if known is not None:
+        colours = np.where(known[..., None], colours, 127.5)
+    return jpeg_uri(shrink(colours.round().clip(0, 255).astype(np.uint8), MAP_SIDE))
 
 
 def _photo_cell(index: int, example: Example) -> Markup:

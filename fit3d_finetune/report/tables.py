@@ -15,8 +15,10 @@ from fit3d_finetune.report.metrics import Metric, best_arms, mean, metrics_of, s
 _GROUPS = {
     "segmentation": "Segmentation",
     "depth": "Depth",
+    "normals": "Normals",
     "nearest_neighbours": "Nearest neighbours",
     "consistency": "Consistency",
+    "matching": "Matching",
 }
 
 
@@ -45,8 +47,8 @@ def _chip(change: Comparison) -> Markup:
 
 
 def table_of_arms(results: ProbeResults) -> Markup | None:
-    """Every metric of every arm, mean and spread over the probe seeds; the best of a column is bold."""
-    metrics = metrics_of(results)
+    """Every metric that the table has room for, mean and spread over the probe seeds; a column's best is bold."""
+    metrics = [metric for metric in metrics_of(results) if metric.in_table]
     if not metrics:
         return None
     groups: dict[str, list[Metric]] = {}

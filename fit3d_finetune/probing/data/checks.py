@@ -13,8 +13,13 @@ from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TaskName = Literal["segmentation", "depth", "nearest-neighbours", "consistency"]
-TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "nearest-neighbours", "consistency")
+TaskName = Literal["segmentation", "depth", "normals", "nearest-neighbours", "consistency", "matching"]
+TASKS: tuple[TaskName, ...] = (
+    *("segmentation", "depth", "normals"),
+    *("nearest-neighbours", "consistency", "matching"),
+)
+VIEW_TASKS: tuple[TaskName, ...] = ("consistency", "matching")
+"""Those that compare views of a scene, train nothing and need no labels."""
 
 
 def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], test: Sequence[LabelledImages]) -> None:
@@ -27,7 +32,8 @@ def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], t
         "segmentation": ("labels", lambda data: data.has_labels, True),
         "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
         "depth": ("depth", lambda data: data.has_depth, True),
-        "consistency": ("depth and undistorted cameras", lambda data: data.has_geometry, False),
+        "normals": ("depth and undistorted cameras", lambda data: data.has_geometry, True),
+        **dict.fromkeys(VIEW_TASKS, ("depth and undistorted cameras", lambda data: data.has_geometry, False)),
     }
     for task in tasks:
         what, has, in_training = needs[task]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_ns.capture.images import load_image, read_header
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.scene.normals import normals_from_depth
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -97,6 +100,20 @@ class LabelledImage:
                 f"(here {self.depth_scale:g} m each: depth_unit_scale_factor in transforms.json)."
             )
         return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+
+    def normals(self, max_depth: float = math.inf) -> Array:
+        """Surface normals float32 [H, W, 3] in the camera's frame, by its depth; zero where unknown.
+
+        Args:
+            max_depth: metres; what is farther away is unknown.
+
+        Raises:
+            InputError: as `depth`, or the camera belongs to an image of another size.
+        """
+        view = self.consistency_view("")
+        depth = torch.from_numpy(np.where(view.depth <= max_depth, view.depth, 0).astype(np.float64))
+        normals, _ = normals_from_depth(depth, torch.from_numpy(np.asarray(view.K, np.float64)))
+        return normals.numpy().astype(np.float32)
 
     def consistency_view(self, scene: str) -> ConsistencyView:
         """Its geometry, for multi-view consistency.

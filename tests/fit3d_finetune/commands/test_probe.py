@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fit3d_finetune.commands import probe as module
+from fit3d_finetune.backbone.hub import WEIGHTS_FILE
 from fit3d_finetune.backbone.precision import PrecisionChoice
+from fit3d_finetune.commands import probe as module
 from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import mean, metrics_of
+from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import (
     BACKBONE,
     CLASSES,
@@ -73,14 +76,23 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert results.test_images == [f"test/frame_{index:03d}" for index in range(4)]
     assert set(results.counted_classes) <= {0, 1, 2}
     assert results.counted_classes
-    for part in (results.segmentation, results.depth, results.nearest_neighbours, results.consistency):
+    for part in (
+        results.segmentation,
+        results.depth,
+        results.normals,
+        results.nearest_neighbours,
+        results.consistency,
+        results.matching,
+    ):
         assert list(part) == ARMS
     assert results.segmentation["fine-tuned"].counts.unions.shape == (2, 4, 3)
     assert (results.scenes, results.image_scenes) == (["test"], [0] * 4)
     assert np.isfinite(results.depth["2D control"].rmse).all()
     assert sum(results.consistency["original"].pairs) == 6
     assert len({result.rmse[0] for result in results.depth.values()}) == 6, "arms differ"
-    assert {c.task for c in results.comparisons} == {"segmentation", "depth", "nearest_neighbours", "consistency"}
+    assert {c.task for c in results.comparisons} == {
+        *("segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching")
+    }
     for comparison in results.comparisons:
         assert not comparison.tested, "one scene is no sample"
         shown = next(metric for metric in metrics_of(results) if metric.part == comparison.task)
@@ -88,14 +100,23 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
             assert value == pytest.approx(mean(shown.measured(results, arm)), rel=1e-12), "what is shown is compared"
     beside_itself = [c for c in results.comparisons if c.arm == "original + original"]
     assert {c.task: c.difference == 0 for c in beside_itself} == {
-        **{"segmentation": False, "depth": False, "nearest_neighbours": True, "consistency": True}
+        **{
+            "segmentation": False,
+            "depth": False,
+            "normals": False,
+            "nearest_neighbours": True,
+            "consistency": True,
+            "matching": True,
+        }
     }, "trained heads of their own, but the same neighbours"
     assert [c.arm for c in results.comparisons if c.metric == "RMSE"] == ARMS[1:]
+    assert np.isfinite(results.normals["original"].rmse).all()
     assert all(c.baseline == "original" for c in results.comparisons)
     hashes = {name: backbone["weights_sha256"] for name, backbone in results.backbones.items()}
     assert len(set(hashes.values())) == 3
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {"segmentation", "classes", "depth", "nearest_neighbours", "consistency", "comparisons", "scenes"}
+    tables = {"segmentation", "classes", "depth", "normals", "nearest_neighbours", "consistency", "matching"}
+    tables |= {"comparisons", "scenes"}
     assert written >= {"results.json", "report.html", *(f"{name}.csv" for name in tables)}
     assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 6 * 2
     page = (tmp_path / "out/report.html").read_text()
@@ -327,3 +348,50 @@ def test_all_backbones_are_probed_in_the_precision_that_is_asked_for(
         )
     )
     assert {backbone["precision"] for backbone in results.backbones.values()} == {expected}
+
+
+def test_further_backbones_are_arms(folders: dict[str, Path], tmp_path: Path) -> None:
+    weights = tmp_path / "other.safetensors"
+    shutil.copy(folders["control"] / WEIGHTS_FILE, weights)
+    results = run(
+        ProbeArguments(
+            test_data=(str(folders["test"]),),
+            finetuned=folders["finetuned"],
+            arm=(f"again={folders['finetuned']}", f"file={weights}", f"timm = local-dir:{folders['control']}"),
+            tasks=("consistency",),
+            device="cpu",
+            output_dir=tmp_path / "out",
+        )
+    )
+    names = ["original", "fine-tuned", "again", "file", "timm"]
+    assert [arm.name for arm in results.arms] == [*names, *(f"original + {name}" for name in names)]
+    recall = {name: result.pair_recall for name, result in results.consistency.items()}
+    assert recall["again"] == recall["fine-tuned"]
+    assert recall["file"] != recall["fine-tuned"]
+    layers = {name: backbone["layer"] for name, backbone in results.backbones.items()}
+    assert layers["file"] == layers["original"], "a file of weights is read at the original's layer"
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("nameless", "not NAME=WEIGHTS"),
+        ("=x.safetensors", "not NAME=WEIGHTS"),
+        ("a+b=x.safetensors", "not NAME=WEIGHTS"),
+        ("original=x.safetensors", "already"),
+        ("a=nowhere/weights", "no such file or folder"),
+        ("a=weights.pth", "no such file or folder"),
+        ("a=resnet_of_nobody", "resnet_of_nobody"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_named(folders: dict[str, Path], tmp_path: Path, arm: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(
+            ProbeArguments(
+                test_data=(str(folders["test"]),),
+                backbone=BACKBONE,
+                tasks=("consistency",),
+                arm=(arm,),
+                output_dir=tmp_path / "out",
+            )
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,9 +99,10 @@ class FakeImage:
     classes: np.ndarray | None = None
     metres: np.ndarray | None = None
     name: str = "fake"
+    directions: np.ndarray | None = None
 
     def size(self) -> tuple[int, int]:
-        known = self.classes if self.classes is not None else self.metres
+        known = next((map for map in (self.classes, self.metres, self.directions) if map is not None), None)
         assert known is not None
         return known.shape[0], known.shape[1]
 
@@ -111,6 +113,10 @@ class FakeImage:
     def depth(self) -> np.ndarray:
         assert self.metres is not None
         return self.metres
+
+    def normals(self, max_depth: float = math.inf) -> np.ndarray:
+        assert self.directions is not None
+        return self.directions
 
 
 @dataclass

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from fit3d_finetune.probing.data.encoding import standardizations
-from fit3d_finetune.probing.depth import train_depth, with_class_tokens
+from fit3d_finetune.probing.depth import train_depth
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import train_segmentation
+from fit3d_finetune.probing.whole_images import with_class_tokens
 from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, tiny
 
 ARMS = [Arm("a", ("a",)), Arm("b", ("b",)), Arm("a + b", ("a", "b")), Arm("a + a", ("a", "a"))]

@@ -91,7 +91,9 @@ def test_every_compared_figure_is_the_first_column_of_its_task_as_it_is_shown(sc
     results = make_results(scenes=scenes)
     columns = metrics_of(results)
     figures = figures_of(results)
-    assert [figure.task for figure in figures] == ["segmentation", "depth", "nearest_neighbours", "consistency"]
+    assert [figure.task for figure in figures] == [
+        *("segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching")
+    ]
     for figure in figures:
         column = next(metric for metric in columns if metric.part == figure.task)
         assert column.higher_is_better == figure.higher_is_better

@@ -15,7 +15,9 @@ from fit3d_finetune.probing.results import (
     ConsistencyResult,
     DepthResult,
     Example,
+    MatchingResult,
     NearestNeighbourResult,
+    NormalsResult,
     ProbeResults,
     SegmentationResult,
 )
@@ -79,8 +81,10 @@ def make_results(
         "labelled_pixels": np.full((40 * scenes, len(classes)), 5_000),
         "segmentation": {arm.name: _segmentation(arm.name, len(classes), scenes) for arm in ARMS},
         "depth": {arm.name: _depth(arm.name, scenes) for arm in ARMS},
+        "normals": {arm.name: _normals(arm.name, scenes) for arm in ARMS},
         "nearest_neighbours": {arm.name: _nearest_neighbours(arm.name, len(classes), scenes) for arm in ARMS},
         "consistency": {arm.name: _consistency(arm.name, scenes) for arm in ARMS},
+        "matching": {arm.name: _matching(arm.name, scenes) for arm in ARMS},
         "versions": {"fit3d": "0.1.0", "torch": "2.14.0", "timm": "1.0.31"},
         "seconds": {"encoding": 312.4, "segmentation": 61.2, "depth": 48.9, "consistency": 22.0},
     }
@@ -105,6 +109,10 @@ def make_example(name: str = "room/<b>.jpg", channels: int = 12, seed: int = 0) 
     depth[:, :4] = 0
     image = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     tuned = features + 0.5 * torch.randn(6, 8, channels, generator=random)
+    normals = np.zeros((48, 64, 3), np.float32)
+    normals[:, 4:, 2] = -1
+    tilted = np.full_like(normals, 0.0)
+    tilted[..., 1:] = -np.sqrt(0.5)
     return Example(
         name=name,
         image=image,
@@ -113,6 +121,8 @@ def make_example(name: str = "room/<b>.jpg", channels: int = 12, seed: int = 0) 
         predicted_labels={"original": np.zeros_like(labels), "fine-tuned": labels.clip(0, 1)},
         depth=depth,
         predicted_depth={"original": depth + 0.5, "fine-tuned": depth + 0.25},
+        normals=normals,
+        predicted_normals={"original": tilted, "fine-tuned": np.broadcast_to(np.float32([0, 0, -1]), normals.shape)},
     )
 
 
@@ -170,6 +180,15 @@ def _depth(arm: str, scenes: int) -> DepthResult:
     return DepthResult(rmses, **values, **shares, squared_error=squared_error, pixels=[1_000] * (40 * scenes))
 
 
+def _normals(arm: str, scenes: int) -> NormalsResult:
+    rmse = 60 * _of(RMSE, arm)
+    by_image = _by_image(rmse, rmse - 60 * RMSE["original"], scenes, 0.3)
+    shares = {
+        name: [1 - rmse / limit] * 3 for name, limit in {"within_11": 45, "within_22": 60, "within_30": 90}.items()
+    }
+    return NormalsResult([rmse - 0.3, rmse, rmse + 0.3], [rmse / 1.3] * 3, **shares, image_rmse=by_image.tolist())
+
+
 def _consistency(arm: str, scenes: int) -> ConsistencyResult:
     gain = 1 + 5 * (_of(MIOU, arm) - MIOU["original"])
     recall = [0.62 * gain, 0.47 * gain, 0.29 * gain**2, 0.15 * gain**2, NAN]
@@ -181,6 +200,23 @@ def _consistency(arm: str, scenes: int) -> ConsistencyResult:
         recall=recall,
         pairs=[2 * scenes, scenes, 2 * scenes, scenes, 0],
         recall_patches=2.0,
+        pair_scenes=[scene for scene, _ in pairs],
+        pair_bins=[place for _, place in pairs],
+        pair_recall=[recall[place] for _, place in pairs],
+    )
+
+
+def _matching(arm: str, scenes: int) -> MatchingResult:
+    gain = 1 + 5 * (_of(MIOU, arm) - MIOU["original"])
+    recall = [0.5 * gain, 0.3 * gain, 0.12 * gain, 0.05 * gain, NAN]
+    pairs = [(scene, place) for scene in range(scenes) for place in (0, 1, 2, 2, 3)]
+    return MatchingResult(
+        angle_edges=EDGES,
+        metres=[0.01, 0.02, 0.05],
+        recall_metres=[[share * value for value in recall] for share in (0.2, 0.5, 1.0)],
+        pixels=[5.0, 25.0, 50.0],
+        recall_pixels=[[share * value for value in recall] for share in (0.4, 0.8, 1.2)],
+        pairs=[scenes, scenes, 2 * scenes, scenes, 0],
         pair_scenes=[scene for scene, _ in pairs],
         pair_bins=[place for _, place in pairs],
         pair_recall=[recall[place] for _, place in pairs],

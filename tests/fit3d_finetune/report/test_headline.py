@@ -51,12 +51,15 @@ def test_a_loss_is_said_to_be_one() -> None:
 def test_verdicts_stand_from_better_to_unclear_each_with_its_tasks() -> None:
     results = make_results(scenes=6)
     verdicts = {"segmentation": 0.2, "depth": 0.001, "nearest_neighbours": 0.5, "consistency": 0.001}
+    verdicts |= {"normals": 0.9, "matching": 0.01}
     comparisons = [dataclasses.replace(c, p_holm=verdicts[c.task]) for c in results.comparisons]
     sentence = headline(dataclasses.replace(results, comparisons=comparisons))
     better, unclear = sentence.split("; ")
     assert "significantly better in depth estimation (" in better
-    assert " and multi-view consistency (" in better
+    assert ", multi-view consistency (" in better
+    assert " and geometric matching (" in better
     assert unclear.startswith("no significant difference in segmentation (")
+    assert ", surface normals (" in unclear
     assert " and nearest-neighbour segmentation (" in unclear
 
 

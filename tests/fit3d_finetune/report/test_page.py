@@ -98,10 +98,14 @@ def test_the_page_asks_for_nothing_from_elsewhere(page: Page) -> None:
     assert (policies[0] or "").startswith("default-src 'none'; img-src data:;")
 
 
+PICTURES = {"Features", "Similarity", "Segmentation", "Depth", "Surface normals"}
+"""The sections of examples."""
+
+
 def test_every_part_is_there(page: Page) -> None:
     assert page.sections == [
         *("Arms", "Compared with “original”", "IoU by class", "Multi-view consistency", "Features"),
-        *("Similarity", "Segmentation", "Depth", "Provenance"),
+        *("Similarity", "Segmentation", "Depth", "Surface normals", "Provenance"),
     ]
 
 
@@ -114,7 +118,7 @@ def test_the_table_has_the_figures_of_the_results(page: Page) -> None:
         assert cells[1].split() == [f"{100 * miou:.1f}", "±", f"{100 * deviation:.1f}"]
         rmse, deviation = np.mean(depth.rmse), np.std(depth.rmse, ddof=1)
         assert cells[4].split() == [f"{rmse:.3f}", "±", f"{deviation:.3f}"]
-        assert cells[-2].split() == [f"{100 * results.consistency[arm.name].recall[2]:.1f}"]
+        assert cells[-3].split() == [f"{100 * results.consistency[arm.name].recall[2]:.1f}"]
     assert "42.4" in page.bold
     assert "0.451" in page.bold
     assert "39.4" not in page.bold
@@ -132,7 +136,7 @@ def test_the_differences_stand_by_scene_and_say_what_was_compared(tmp_path: Path
     assert [cell.strip() for cell in row[1:]] == ["+2.8", "+3.2", "+3.0"]
     tested = written(tmp_path, make_results(scenes=6))
     text = " ".join(tested.text)
-    assert "Holm’s correction over the 20 comparisons of this table" in text
+    assert "Holm’s correction over the 30 comparisons of this table" in text
     assert "Hierarchical bootstrap over scenes, blocks of consecutive frames and probe seeds" in text
     assert "significantly better" in text
     assert {"room_08", "room_13"} <= {cell.strip() for cells in tested.rows for cell in cells}
@@ -151,7 +155,7 @@ def test_an_arm_that_was_not_measured_has_dashes(tmp_path: Path) -> None:
     results = make_results()
     depth = {name: value for name, value in results.depth.items() if name != "2D control"}
     cells = written(tmp_path, dataclasses.replace(results, depth=depth)).row("2D control")
-    assert [cell.strip() for cell in cells[4:10]] == ["–"] * 6
+    assert [cell.strip() for cell in cells[4:7]] == ["–"] * 3
 
 
 def test_names_cannot_inject_markup(page: Page) -> None:
@@ -167,8 +171,10 @@ def test_names_cannot_inject_markup(page: Page) -> None:
     [
         ("segmentation", "IoU by class", "Segmentation"),
         ("depth", None, "Depth"),
+        ("normals", None, "Normals"),
         ("nearest_neighbours", None, "Nearest neighbours"),
         ("consistency", "Multi-view consistency", "Consistency"),
+        ("matching", None, "Matching"),
         ("comparisons", "Compared with “original”", None),
     ],
 )
@@ -179,9 +185,7 @@ def test_a_part_without_figures_is_left_out(
     without = written(tmp_path, dataclasses.replace(results, **{part: type(getattr(results, part))()}))
     heads = {name: [cell.strip() for cell in shown.rows[0]] for name, shown in (("with", page), ("without", without))}
     assert [head for head in heads["with"] if head != columns] == heads["without"]
-    assert set(page.sections) - set(without.sections) - {"Features", "Similarity", "Segmentation", "Depth"} == (
-        {section} - {None}
-    )
+    assert set(page.sections) - set(without.sections) - PICTURES == ({section} - {None})
 
 
 def test_results_without_any_figure_still_make_a_page(tmp_path: Path) -> None:
@@ -198,6 +202,7 @@ def test_results_without_any_figure_still_make_a_page(tmp_path: Path) -> None:
         ({"features": {}}, "Similarity"),
         ({"predicted_labels": {}}, "Segmentation"),
         ({"predicted_depth": {}}, "Depth"),
+        ({"predicted_normals": {}}, "Surface normals"),
     ],
 )
 def test_pictures_that_there_are_not_are_left_out(tmp_path: Path, missing: dict[str, Any], section: str) -> None:
@@ -206,7 +211,9 @@ def test_pictures_that_there_are_not_are_left_out(tmp_path: Path, missing: dict[
 
 
 def test_an_example_without_truth_shows_the_predictions_alone(tmp_path: Path) -> None:
-    page = written(tmp_path, make_results(), [dataclasses.replace(make_example(), labels=None, depth=None)])
+    page = written(
+        tmp_path, make_results(), [dataclasses.replace(make_example(), labels=None, depth=None, normals=None)]
+    )
     titles = [attributes["alt"] or "" for name, attributes in page.tags if name == "img"]
     assert "labels predicted by original" in titles
     assert "depth predicted by original" in titles

@@ -1,0 +1,111 @@
+"""The probe for normals: its loss against its formula, planted normals that are learned, and the normals of a wall."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fit3d_finetune.probing.data.datasets import read_data
+from fit3d_finetune.probing.data.encoding import standardizations
+from fit3d_finetune.probing.metrics import normal_metrics
+from fit3d_finetune.probing.normals import NormalsScores, angular_loss, predict_normals, train_normals
+from fit3d_finetune.probing.results import Arm
+from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, tiny, write_scene
+
+ARMS = [Arm("good", ("good",)), Arm("noise", ("noise",))]
+GRID, PATCH = (6, 8), 8
+
+
+def directions(*shape: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, 3, dtype=torch.float64, generator=random), dim=-1)
+
+
+def test_the_loss_equals_a_loop() -> None:
+    normals, known = directions(2, 4, 5), torch.rand(2, 4, 5) < 0.7
+    outputs = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    found = angular_loss(outputs, normals, known)
+    for image in range(2):
+        losses = []
+        for i, j in known[image].nonzero().tolist():
+            x, y, z, raw = outputs[image, i, j].tolist()
+            length = math.sqrt(x * x + y * y + z * z)
+            cosine = sum(a * b for a, b in zip((x, y, z), normals[image, i, j].tolist(), strict=True)) / length
+            k = (raw if raw > 0 else math.exp(raw) - 1) + 1.01
+            losses.append(-math.log(k * k + 1) + k * math.acos(cosine) + math.log(1 + math.exp(-k * math.pi)))
+        assert float(found[image]) == pytest.approx(sum(losses) / len(losses))
+
+
+def test_gradients_equal_finite_differences_and_stay_finite_at_the_truth() -> None:
+    normals, known = directions(1, 3, 4), torch.ones(1, 3, 4, dtype=torch.bool)
+    known[0, 0, 0] = False
+    outputs = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: angular_loss(x, normals, known), outputs)
+    exact = torch.cat([normals, torch.zeros(1, 3, 4, 1, dtype=torch.float64)], dim=-1).requires_grad_()
+    angular_loss(exact, normals, known).sum().backward()
+    assert exact.grad is not None
+    assert exact.grad.isfinite().all()
+    assert (exact.grad[0, 0, 0] == 0).all()
+    assert float(angular_loss(exact, normals, torch.zeros_like(known))) == 0
+
+
+def test_metrics_of_angles_that_are_known() -> None:
+    normals = np.zeros((1, 5, 3))
+    normals[0, :4, 2] = -1
+    angles = np.radians([0.0, 20.0, 25.0, 90.0])
+    predicted = np.zeros((1, 5, 3))
+    predicted[0, :4] = np.stack([np.sin(angles), np.zeros(4), -np.cos(angles)], axis=-1)
+    found = normal_metrics(normals, predicted)
+    assert found["rmse"] == pytest.approx(math.sqrt((20**2 + 25**2 + 90**2) / 4))
+    assert found["mean"] == pytest.approx((20 + 25 + 90) / 4)
+    assert [found[name] for name in ("within_11", "within_22", "within_30")] == [0.25, 0.5, 0.75]
+    assert all(math.isnan(value) for value in normal_metrics(np.zeros_like(normals), predicted).values())
+
+
+def planted(count: int, seed: int) -> FakeEncoded:
+    """Images of one direction in each half; "good" features are linear in it, "noise" ones know nothing."""
+    random = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(3, 8, generator=torch.Generator().manual_seed(99))
+    images, good, noise = [], [], []
+    for _ in range(count):
+        halves = random.normal(size=(2, 3))
+        halves /= np.linalg.norm(halves, axis=1, keepdims=True)
+        patches = np.repeat(halves, GRID[1] // 2, axis=0)[None].repeat(GRID[0], axis=0)
+        pixels = patches.repeat(PATCH, axis=0).repeat(PATCH, axis=1).astype(np.float32)
+        pixels[:4] = 0
+        images.append(FakeImage(directions=pixels))
+        good.append(torch.from_numpy(patches).float() @ mix)
+        noise.append(torch.randn(*GRID, 8, generator=generator))
+    return FakeEncoded(images, {"good": good, "noise": noise})
+
+
+def test_planted_normals_are_learned() -> None:
+    train, test = planted(30, 1), planted(4, 2)
+    statistics = standardizations(train)
+    heads = train_normals(train, statistics, ARMS, (0, 1), tiny(depth_iterations=200, depth_lr=2e-2), math.inf)
+    scores = NormalsScores(ARMS, (0, 1), len(test.images))
+    for index, predicted in predict_normals(heads, test, statistics):
+        assert predicted.shape == (2, 2, 48, 64, 3)
+        assert np.linalg.norm(predicted, axis=-1) == pytest.approx(1, abs=1e-5)
+        scores.add(index, test.images[index].normals(), predicted)
+    results = scores.results([0, 0, 1, 1], 2)
+    assert max(results["good"].mean) < 12, "only the step between the halves is blurred"
+    assert min(results["noise"].mean) > 40
+
+
+def test_a_posed_wall_has_the_normal_of_its_pose(tmp_path: Path) -> None:
+    [data] = read_data([str(write_scene(tmp_path / "wall"))])
+    for image in data.images:
+        normals = image.normals()
+        assert image.camera is not None
+        expected = image.camera.camera_to_world[:3, :3].T @ [0, 0, 1]
+        known = (normals**2).sum(-1) > 0
+        assert known.mean() > 0.95
+        # Depth is stored in whole millimetres: at 3 m and 60 pixels of focal length that is a degree or two.
+        assert np.degrees(np.arccos((normals[known] @ expected).clip(-1, 1))).mean() < 3
+        assert not image.normals(max_depth=1.0).any()
