@@ -14,6 +14,7 @@ import tyro
 from nerfstudio.plugins.types import MethodSpecification
 from safetensors import safe_open
 
+from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
@@ -218,6 +219,7 @@ def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_gaussians(folder / "images").save(folder / "runs" / "room")
     backbone = load_backbone(BackboneConfig(name="vit_small_patch14_dinov2", weights="random"))
     save_finetuned(backbone, folder / "finetuned", summary={}, card="")
+    save_heads(GeometryHeads(backbone.embed_dim, depth=True, normals=True), 1.0, folder / "finetuned")
     return folder
 
 
