@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,13 +14,16 @@ import fit3d_finetune
 from fit3d_finetune.backbone.geometry import HEADS_FILE, GeometryHeads, load_geometry
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.targets.files import Target
+from fit3d_finetune.targets.scenes import find_scenes, view_refs
 from fit3d_finetune.training.head_fit import fit_heads
+from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.recipe import Recipe
-from fit3d_finetune.training.samples import Sample
+from fit3d_finetune.training.samples import Sample, Samples
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import load_backbone
-from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, run_of, scene_of
+from fit3d_ns.scene.gaussians import FeatureGaussians
+from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, make_gaussians, run_of, scene_of, store_of
 
 RECIPE = Recipe(lr=1e-3, epochs=2, clip_norm=1.0, depth_weight=1.0, normal_weight=0.5, weight_mix=0.5)
 
@@ -122,3 +126,49 @@ def test_damaged_heads_are_named(tmp_path: Path) -> None:
     (folder / HEADS_FILE).write_bytes(b"nothing")
     with pytest.raises(InputError, match=HEADS_FILE):
         load_geometry(folder)
+
+
+def with_floaters(clean: FeatureGaussians) -> FeatureGaussians:
+    """A blob in front of every camera, a third of the way to the plane, where the other cameras see the plane."""
+    random = torch.Generator().manual_seed(5)
+    poses = torch.stack([torch.as_tensor(view.world_to_camera) for view in clean.scene.views]).float()
+    centres = torch.linalg.inv(poses)[:, :3, 3]
+    ahead = poses[:, 2, :3] + torch.tensor([0.12, 0.08, 0.0]) * torch.randn(len(poses), 3, generator=random)
+    count = len(poses)
+    added = dataclasses.replace(
+        clean,
+        means=torch.cat([clean.means, centres + ahead]),
+        quats=torch.cat([clean.quats, torch.tensor([[1.0, 0, 0, 0]]).expand(count, -1)]),
+        scales=torch.cat([clean.scales, torch.full((count, 3), 0.08)]),
+        opacities=torch.cat([clean.opacities, torch.full((count,), 0.99)]),
+        sh=torch.cat([clean.sh, torch.zeros(count, *clean.sh.shape[1:])]),
+        features=torch.cat([clean.features, clean.features[:count]]),
+    )
+    return dataclasses.replace(added, scene=dataclasses.replace(clean.scene, num_gaussians=len(added)))
+
+
+def test_a_scene_full_of_floaters_teaches_no_worse_with_heads_than_without(tmp_path: Path) -> None:
+    clean = make_gaussians(tmp_path / "captures" / "plane")
+    clean.save(tmp_path / "clean" / "plane")
+    with_floaters(clean).save(tmp_path / "broken" / "plane")
+    [whole], [broken] = (find_scenes(tmp_path / name) for name in ("clean", "broken"))
+    shape, sound = (store_of(tmp_path / name, scene, kind="geometry") for name, scene in (("b", broken), ("c", whole)))
+    spoilt = covered = 0
+    for view in range(broken.num_views):
+        found, truth = shape.get(0, view), sound.get(0, view)
+        wrong = (found.features[..., 0] - truth.features[..., 0]).abs() > 0.3
+        spoilt += int((wrong & (truth.weights > 0)).sum())
+        covered += int((wrong & (found.weights > 0.5)).sum())
+    assert spoilt > 5, "the floaters are seen"
+    assert covered == 0, "and denied by the other views"
+
+    features = store_of(tmp_path / "features", whole)
+    losses = {}
+    for name, weights in {"without": {}, "with": {"depth_weight": 1.0, "normal_weight": 1.0}}.items():
+        recipe = Recipe(lr=1e-3, epochs=10, clip_norm=1.0, **weights)
+        folder = finetune(run_of(tmp_path / name, [broken], recipe))
+        backbone = load_backbone(read_finetuned(folder).finetuned)
+        samples = Samples(view_refs([whole], "train"), features)
+        with torch.no_grad():
+            losses[name] = float(batch_loss(backbone, [samples[i] for i in range(len(samples))], "l1")[0])
+    assert losses["with"] < 1.02 * losses["without"]
