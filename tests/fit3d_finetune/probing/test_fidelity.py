@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,46 +35,23 @@ from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.run import default_arms
 from fit3d_finetune.probing.segmentation import SegmentationScores
 from fit3d_ns.features.backbone import DEFAULT_NAME, BackboneConfig
+from tests.fidelity import FidelityTable
 from tests.fit3d_finetune.probing.paper.encoders import ColourEncoder
 from tests.fit3d_finetune.probing.scenes import BACKBONE, FakeImage
 
-TABLE = Path(__file__).parents[3] / "docs" / "fidelity" / "probes.md"
+TABLE = FidelityTable("probes.md")
+item = TABLE.item
 ARMS = [Arm("original", ("colour",)), Arm("tuned", ("noise",)), Arm("original + tuned", ("colour", "noise"))]
 NYU, KITTI, NONE = (DEPTH_BENCHMARKS[name] for name in ("nyu", "kitti", "none"))
 DRAWS = 200
 
-ITEMS: dict[str, str] = {}
-"""Row of the table -> the test of it."""
-
-Test = Callable[..., None]
-
-
-def item(name: str) -> Callable[[Test], Test]:
-    """The test of a row of the table."""
-
-    def register(test: Test) -> Test:
-        assert name not in ITEMS, f"{name} has a test already"
-        ITEMS[name] = test.__name__
-        return test
-
-    return register
-
-
-def rows() -> list[list[str]]:
-    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("|")]
-    assert lines[0] == "| Item | Published | Here | Why |"
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
 
 def test_every_row_of_the_table_has_a_test_and_every_test_a_row() -> None:
-    names = [name for name, *_ in rows()]
-    assert len(names) == len(set(names))
-    assert set(names) == ITEMS.keys()
-    assert all(callable(globals()[test]) and test.startswith("test_") for test in ITEMS.values())
+    TABLE.check(globals())
 
 
 def test_a_deviation_has_its_reason() -> None:
-    for name, published, here, why in rows():
+    for name, published, here, why in TABLE.rows():
         assert published, name
         own_option = "`--" in here
         assert why or here == "the same" or own_option, f"{name} differs without a reason"

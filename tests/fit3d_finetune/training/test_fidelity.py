@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,11 @@ from fit3d_finetune.training.train import finetune
 from fit3d_ns.features.backbone import BackboneConfig, input_size, load_backbone
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_features
+from tests.fidelity import FidelityTable
 from tests.fit3d_finetune.scenes import BACKBONE, PATCH, make_gaussians, run_of
 
-TABLE = Path(__file__).parents[3] / "docs" / "fidelity" / "finetuning.md"
+TABLE = FidelityTable("finetuning.md")
+item = TABLE.item
 PAPER = PRESETS["paper"]
 PUBLISHED = (
     *("vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2.lvd142m", "vit_small_patch14_reg4_dinov2.lvd142m"),
@@ -50,38 +51,13 @@ WIDTH, HEIGHT = 4 * PATCH + 5, 3 * PATCH + 9
 """Neither is a multiple of the patch size; rounding gives 4 x 4 patches, rounding down 3 x 4."""
 FLOOR = (3, 4)
 
-ITEMS: dict[str, str] = {}
-"""Row of the table -> the test of it."""
-
-Test = Callable[..., None]
-
-
-def item(name: str) -> Callable[[Test], Test]:
-    """The test of a row of the table."""
-
-    def register(test: Test) -> Test:
-        assert name not in ITEMS, f"{name} has a test already"
-        ITEMS[name] = test.__name__
-        return test
-
-    return register
-
-
-def rows() -> list[list[str]]:
-    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("|")]
-    assert lines[0] == "| Item | Published | Here | Why |"
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
 
 def test_every_row_of_the_table_has_a_test_and_every_test_a_row() -> None:
-    names = [name for name, *_ in rows()]
-    assert len(names) == len(set(names))
-    assert set(names) == ITEMS.keys()
-    assert all(callable(globals()[test]) and test.startswith("test_") for test in ITEMS.values())
+    TABLE.check(globals())
 
 
 def test_a_deviation_has_its_reason() -> None:
-    for name, published, here, why in rows():
+    for name, published, here, why in TABLE.rows():
         assert published, name
         if here != "the same":
             assert why or name == "Divergence", f"{name} differs without a reason"

@@ -30,45 +30,28 @@ from fit3d_ns.method.optimizers import Fit3DOptimizers
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.render import rasterize
 from fit3d_ns.scene.views import PinholeView
+from tests.fidelity import FidelityTable
 from tests.fit3d_ns.method.runs import make_trainer, training_view
 from tests.fit3d_ns.photometric.test_photometric import ssim_at_every_pixel
 from tests.scenes import write_capture
 
-TABLE = Path(__file__).parents[3] / "docs" / "fidelity" / "stage1.md"
+TABLE = FidelityTable("stage1.md")
+row = TABLE.item
 WIDTH, HEIGHT, PATCH = 124, 90, 16
 """No whole patches: the grid is 7 x 5 by the floor rule and would be 8 x 6 by the nearest."""
 GEOMETRY = ("means", "scales", "quats", "opacities")
 COLOUR = ("features_dc", "features_rest")
 
-TESTS: dict[str, Callable[..., None]] = {}
-
-
-def row(item: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Say which row of the table a test is of."""
-
-    def register(test: Callable[..., None]) -> Callable[..., None]:
-        assert item not in TESTS
-        TESTS[item] = test
-        return test
-
-    return register
-
 
 def test_every_row_has_its_test_and_every_test_its_row() -> None:
-    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["Item", "Published", "Here", "Why"]
-    assert all(len(each) == 4 and all(each) for each in cells)
-    items = [each[0] for each in cells[2:]]
-    assert len(items) == len(set(items))
-    assert set(items) == TESTS.keys()
+    TABLE.check(globals())
 
 
 def test_what_is_the_same_begins_so_and_every_other_row_says_why() -> None:
-    for line in TABLE.read_text().splitlines():
-        if line.startswith("| ") and not line.startswith("| Item"):
-            _, _, here, why = (cell.strip() for cell in line.strip("|").split("|"))
-            assert why != "same" or here.startswith("the same"), line
+    for name, published, here, why in TABLE.rows():
+        assert published, name
+        assert why, name
+        assert why != "same" or here.startswith("the same"), name
 
 
 # ---- what the tests look at
