@@ -19,16 +19,7 @@ import numpy as np
 from numba import njit, prange
 
 from fit3d_ns.rasterization._part_kernels import part_range
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _rotation(w, x, y, z, twice):
-    """Rows of the rotation matrix; twice: 2 / the squared length of the quaternion."""
-    return (
-        1 - twice * (y * y + z * z), twice * (x * y - w * z), twice * (x * z + w * y),
-        twice * (x * y + w * z), 1 - twice * (x * x + z * z), twice * (y * z - w * x),
-        twice * (x * z - w * y), twice * (y * z + w * x), 1 - twice * (x * x + y * y),
-    )  # fmt: skip
+from fit3d_ns.rasterization._perspective_kernels import affine, camera_lens, rotation
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -37,12 +28,9 @@ def _project_range(
 ):
     width, height = size
     near, far, radius_clip = limits
-    fx, fy, cx, cy = np.float64(K[0, 0]), np.float64(K[1, 1]), np.float64(K[0, 2]), np.float64(K[1, 2])
+    lens = camera_lens(K, size)
+    fx, fy, cx, cy = lens[:4]
     v = view.astype(np.float64)
-    right = (width - cx) / fx + 0.15 * width / fx
-    left = cx / fx + 0.15 * width / fx
-    bottom = (height - cy) / fy + 0.15 * height / fy
-    top = cy / fy + 0.15 * height / fy
     for n in range(start, stop):
         radii[n] = 0
         depths[n] = 0.0
@@ -68,14 +56,9 @@ def _project_range(
         squared = qw * qw + qx * qx + qy * qy + qz * qz
         if not squared > 0.0:
             continue
-        r = _rotation(qw, qx, qy, qz, 2.0 / squared)
+        r = rotation(qw, qx, qy, qz, 2.0 / squared)
         rz = 1.0 / z
-        tx = z * min(right, max(-left, x * rz))
-        ty = z * min(bottom, max(-top, y * rz))
-        j00, j02 = fx * rz, -fx * tx * rz * rz
-        j11, j12 = fy * rz, -fy * ty * rz * rz
-        t00, t01, t02 = j00 * v[0, 0] + j02 * v[2, 0], j00 * v[0, 1] + j02 * v[2, 1], j00 * v[0, 2] + j02 * v[2, 2]
-        t10, t11, t12 = j11 * v[1, 0] + j12 * v[2, 0], j11 * v[1, 1] + j12 * v[2, 1], j11 * v[1, 2] + j12 * v[2, 2]
+        _, _, _, (t00, t01, t02), (t10, t11, t12) = affine(v, lens, x, y, z)
         cxx = 0.0
         cxy = 0.0
         cyy = 0.0
@@ -146,13 +129,9 @@ def _project_backward_range(
     g_scales,
     g_view,
 ):
-    width, height = size
-    fx, fy, cx, cy = np.float64(K[0, 0]), np.float64(K[1, 1]), np.float64(K[0, 2]), np.float64(K[1, 2])
+    lens = camera_lens(K, size)
+    fx, fy, right, left, bottom, top = lens[0], lens[1], lens[4], lens[5], lens[6], lens[7]
     v = view.astype(np.float64)
-    right = (width - cx) / fx + 0.15 * width / fx
-    left = cx / fx + 0.15 * width / fx
-    bottom = (height - cy) / fy + 0.15 * height / fy
-    top = cy / fy + 0.15 * height / fy
     V = np.empty((2, 3))
     gT = np.empty((2, 3))
     gR = np.empty(9)
@@ -171,16 +150,11 @@ def _project_backward_range(
         )
         norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         qw, qx, qy, qz = qw / norm, qx / norm, qy / norm, qz / norm
-        r = _rotation(qw, qx, qy, qz, 2.0)
+        r = rotation(qw, qx, qy, qz, 2.0)
         rz = 1.0 / z
         clamp_x = x * rz > right or x * rz < -left
         clamp_y = y * rz > bottom or y * rz < -top
-        tx = z * min(right, max(-left, x * rz))
-        ty = z * min(bottom, max(-top, y * rz))
-        j00, j02 = fx * rz, -fx * tx * rz * rz
-        j11, j12 = fy * rz, -fy * ty * rz * rz
-        t00, t01, t02 = j00 * v[0, 0] + j02 * v[2, 0], j00 * v[0, 1] + j02 * v[2, 1], j00 * v[0, 2] + j02 * v[2, 2]
-        t10, t11, t12 = j11 * v[1, 0] + j12 * v[2, 0], j11 * v[1, 1] + j12 * v[2, 1], j11 * v[1, 2] + j12 * v[2, 2]
+        (tx, ty), (j00, j02), (j11, j12), (t00, t01, t02), (t10, t11, t12) = affine(v, lens, x, y, z)
         cxx = 0.0
         cxy = 0.0
         cyy = 0.0
