@@ -1,0 +1,165 @@
+"""Do photos of real places say the same as the synthetic rooms?
+
+    python -m benchmarks.real --kitchen ../shared/data/redkitchen --fox ../shared/data/fox --msrc ../shared/data/msrc
+        --camvid ../shared/data/camvid --rooms bench-rooms/runs [--work-dir bench-real]
+
+Stage 1 on the first half of a Kinect sequence (7-Scenes, redkitchen) and on fox; fine-tuning on them with the exports
+of the rooms, and on them alone; probes of depth, normals and matching on the sequence's second half, trained on its
+first one, and of segmentation on MSRC and CamVid, which no fine-tuning saw. The sequence is split in time, with a gap,
+as neighbouring frames are alike. Every part is kept in the work folder (`benchmarks.tasks`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.real_table import write_table
+from benchmarks.tasks import Task, run_all
+
+METHOD = "fit3d-features-fast"
+LAST_CHECKPOINT = "step-000002999.ckpt"
+HALVES = {"kitchen": (0, 500), "kitchen-test": (600, 1_000)}
+"""Frames of the sequence, by their numbers; those in between belong to neither."""
+PROBE_SEEDS = ("0", "1", "2")
+SHAPE = ("--depth-weight", "1.0", "--normal-weight", "0.5")
+TUNINGS = {
+    "features": ("rooms-and-real", ()),
+    "control": ("rooms-and-real", ("--targets", "mirror")),
+    "features-depth-normals": ("rooms-and-real", SHAPE),
+    "control-depth-normals": ("rooms-and-real", (*SHAPE, "--targets", "mirror")),
+    "real-alone": ("real", SHAPE),
+}
+"""By name: which exports, and the options beside the recommended recipe."""
+FURTHER = {
+    "with depth and normals": "features-depth-normals",
+    "2D control with depth and normals": "control-depth-normals",
+    "real scenes alone": "real-alone",
+}
+"""Arms beside fine-tuned and 2D control, which have features alone."""
+
+
+def write_half(sequence: Path, folder: Path, frames: tuple[int, int]) -> Path:
+    """A capture of the frames first <= number < last of a sequence, its files where they are; returns the folder."""
+    transforms = json.loads((sequence / "transforms.json").read_text())
+    kept = [frame for frame in transforms["frames"] if frames[0] <= int(Path(frame["file_path"]).stem) < frames[1]]
+    if not kept:
+        raise SystemExit(f"{sequence} has no frame of {frames[0]} to {frames[1]}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("images", "depth"):
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to(sequence / name)
+    (folder / "transforms.json").write_text(json.dumps({**transforms, "frames": kept}))
+    return folder
+
+
+@dataclass(frozen=True)
+class Programme:
+    """All tasks of the benchmark, and where they leave what the table is made from."""
+
+    scenes: dict[str, Path]
+    """Captures to train on, by name."""
+    kitchen_test: Path
+    msrc: Path
+    camvid: Path
+    work: Path
+
+    def training(self, name: str) -> Task:
+        folder = self.work / "outputs" / name / METHOD / "run"
+        command = (
+            *("ns-train", METHOD, "--data", str(self.scenes[name]), "--output-dir", str(self.work / "outputs")),
+            *("--timestamp", "run", "--experiment-name", name, "--vis", "tensorboard"),
+            *("--pipeline.datamanager.backbone.weights", "offline"),
+        )
+        return Task(f"train {name}", folder / "nerfstudio_models" / LAST_CHECKPOINT, command)
+
+    def export(self, name: str) -> Task:
+        trained = self.training(name).makes
+        config, runs = trained.parent.parent / "config.yml", self.work / "runs" / "real"
+        command = ("fit3d-export", "--load-config", str(config), "--output-dir", str(runs), "--name", name)
+        return Task(f"export {name}", runs / name / "scene.json", command, (trained,))
+
+    def tuning(self, name: str) -> Task:
+        exports, options = TUNINGS[name]
+        folder = self.work / "finetuned" / name
+        return Task(
+            f"fine-tune {name}",
+            folder / "fit3d.json",
+            (
+                *("fit3d-finetune", "--exports", str(self.work / "runs" / exports), "--output-dir", str(folder)),
+                *("--preset", "recommended", "--val-fraction", "0", *options),
+            ),
+            tuple(self.export(scene).makes for scene in self.scenes),
+        )
+
+    def probings(self) -> dict[str, Task]:
+        """By data set."""
+        kitchen, msrc = str(self.scenes["kitchen"]), self.msrc
+        streets = [f"camvid:{self.camvid / part}" for part in ("train", "val")]
+        return {
+            "kitchen": self._probing(
+                "kitchen", [kitchen], [str(self.kitchen_test)], ["depth", "normals", "consistency", "matching"]
+            ),
+            "MSRC": self._probing("MSRC", [str(msrc / "train")], [str(msrc / "val")], ["segmentation"]),
+            "CamVid": self._probing("CamVid", streets[:1], streets[1:], ["segmentation"]),
+        }
+
+    def _probing(self, name: str, train: Sequence[str], test: Sequence[str], tasks: Sequence[str]) -> Task:
+        folder = self.work / "probes" / name
+        made = {tuning: self.tuning(tuning).makes for tuning in TUNINGS}
+        further = [f"{arm}={made[tuning].parent}" for arm, tuning in FURTHER.items()]
+        return Task(
+            f"probe {name}",
+            folder / "results.json",
+            (
+                *("fit3d-probe", "--finetuned", str(made["features"].parent)),
+                *("--control", str(made["control"].parent), "--arm", *further),
+                *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *PROBE_SEEDS),
+                *("--precision", "auto", "--output-dir", str(folder)),
+            ),
+            tuple(made.values()),
+        )
+
+    def tasks(self) -> list[Task]:
+        stage1 = [task for name in self.scenes for task in (self.training(name), self.export(name))]
+        return [*stage1, *map(self.tuning, TUNINGS), *self.probings().values()]
+
+
+def link_exports(rooms: Path, runs: Path, scenes: Sequence[str]) -> None:
+    """runs/rooms-and-real: links to the rooms' exports, and to those that this benchmark makes in runs/real."""
+    together = runs / "rooms-and-real"
+    together.mkdir(parents=True, exist_ok=True)
+    found = sorted(folder for folder in rooms.iterdir() if (folder / "scene.json").is_file())
+    if not found:
+        raise SystemExit(f"{rooms} holds no exports: run benchmarks.rooms first, or export the rooms.")
+    for target in [*found, *(runs / "real" / name for name in scenes)]:
+        link = together / target.name
+        if not link.is_symlink():
+            link.symlink_to(target)
+
+
+def main() -> None:
+    """Run what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("kitchen", "fox", "msrc", "camvid"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--rooms", type=Path, required=True, help="exports of the rooms (benchmarks.rooms: runs/)")
+    parser.add_argument("--work-dir", type=Path, default=Path("bench-real"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "real.md")
+    arguments = parser.parse_args()
+    work = arguments.work_dir.resolve()
+    halves = {name: write_half(arguments.kitchen.resolve(), work / "captures" / name, HALVES[name]) for name in HALVES}
+    scenes = {"kitchen": halves["kitchen"], "fox": arguments.fox.resolve()}
+    link_exports(arguments.rooms.resolve(), work / "runs", list(scenes))
+    programme = Programme(scenes, halves["kitchen-test"], arguments.msrc.resolve(), arguments.camvid.resolve(), work)
+    run_all(programme.tasks(), work / "logs")
+    write_table(arguments.output, {name: task.makes for name, task in programme.probings().items()})
+    print(f"Results: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
