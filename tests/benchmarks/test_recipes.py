@@ -1,0 +1,47 @@
+"""The study of recipes: no test room takes part, and the page says each recipe's change against the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.recipes import RECIPES, Study, change_rows, write_page
+from benchmarks.rooms import Programme
+from tests.benchmarks.test_rooms import words_after
+from tests.fit3d_finetune.report.samples import make_results
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    rooms = tuple(tmp_path / f"room_{index:02d}" for index in range(10))
+    return Study(Programme(rooms, tmp_path / "camvid", tmp_path / "work"))
+
+
+def test_recipes_are_judged_by_rooms_that_no_table_of_the_fold_is_tested_on(study: Study) -> None:
+    for fold in study.programme.folds:
+        test, validation = ({room.name for room in rooms} for rooms in (fold.test, fold.validation))
+        for recipe in RECIPES:
+            assert words_after(study.training(fold, recipe), "--val-scenes") == test | validation
+        probing = study.probing(fold)
+        assert words_after(probing, "--validation-data") == validation
+        assert not words_after(probing, "--train-data") & (test | validation)
+
+
+def test_every_training_is_one_of_its_own(study: Study) -> None:
+    tasks = study.tasks()
+    assert len({task.makes for task in tasks}) == len(tasks) == 5 * (len(RECIPES) + 1)
+    made = {task.makes for task in tasks} | {study.programme.export(room).makes for room in study.programme.rooms}
+    assert {path for task in tasks for path in task.needs} <= made
+
+
+def test_the_page_has_the_changes_of_every_arm(tmp_path: Path) -> None:
+    runs = [make_results(scenes=2), make_results(scenes=2)]
+    rows = change_rows(runs)
+    assert len(rows) == 2 + len(runs[0].arms) - 1
+    [row] = [row for row in rows if row.startswith("| fine-tuned |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "+3.0 ± 0.0"  # 39.4 to 42.4
+    assert cells[2] == "−4.4 ± 0.0"  # 0.482 to 0.461
+    write_page(tmp_path / "recipes.md", runs)
+    assert rows[2] in (tmp_path / "recipes.md").read_text()
