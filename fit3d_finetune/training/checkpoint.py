@@ -92,7 +92,7 @@ def _read_metadata(path: Path) -> Progress:
 
 def changed_options(recorded: dict[str, Any], run: dict[str, Any]) -> list[str]:
     """Where a run differs from the recorded description of another, which may be of release 0.1 of fit3d."""
-    return differences({"keep_heads": False, **recorded, "recipe": {**RELEASE_0_1, **recorded.get("recipe", {})}}, run)
+    return differences({**recorded, "recipe": {**RELEASE_0_1, **recorded.get("recipe", {})}}, run)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -58,7 +58,7 @@ class Run:
             "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
             "seed": self.seed,
             "max_steps": self.max_steps,
-            "keep_heads": self.keep_heads,
+            **({"keep_heads": True} if self.keep_heads else {}),  # as runs of before it, where it is not asked for
         }
 
 
