@@ -31,7 +31,8 @@ UPSAMPLING = 2
 """Points along each side of a patch."""
 METRES = (0.01, 0.02, 0.05)
 PIXELS = (5.0, 25.0, 50.0)
-PAIRS = PairSettings(max_pairs=40)
+PAIRS = PairSettings(max_pairs=25)
+"""Fewer than `consistency` looks at: here all points of the one view are compared with all of the other."""
 
 
 @dataclass(frozen=True, eq=False)
