@@ -161,12 +161,12 @@ def write_results(results: ProbeResults, examples: list[Example], folder: Path) 
     results.save(folder / RESULTS_FILE)
 
 
-# What a terminal has room for, of the columns of the report.
+# What a terminal has room for, of the columns of the report: the main figure of each task.
 _SHOWN = {
-    "segmentation": {"mIoU": "mIoU %", "pixel acc.": "pixel acc. %"},
-    "depth": {"RMSE": "RMSE m", "AbsRel": "AbsRel", "δ < 1.25": "δ < 1.25 %"},
-    "normals": {"RMSE angle": "normals RMSE °", "< 11.25°": "< 11.25° %"},
-    "nearest_neighbours": {"mIoU": "kNN mIoU %"},
+    ("segmentation", "mIoU"): "mIoU %",
+    ("depth", "RMSE"): "depth RMSE m",
+    ("normals", "RMSE angle"): "normals RMSE °",
+    ("nearest_neighbours", "mIoU"): "kNN mIoU %",
 }
 
 
@@ -176,14 +176,12 @@ def table(results: ProbeResults) -> Table:
     shown = Table(title=f"{len(results.test_images)} test images of {scenes}, protocol {results.protocol}")
     # Names stay whole where the terminal is narrow; figures wrap.
     shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
-    metrics = [
-        metric
-        for metric in metrics_of(results)
-        if metric.part in VIEW_TASKS or metric.name in _SHOWN.get(metric.part, {})
-    ]
-    for metric in metrics:
-        title = _SHOWN.get(metric.part, {}).get(metric.name, metric.name)
-        shown.add_column(f"{title} %" if metric.part in VIEW_TASKS and metric.scale == 100 else title)
+    metrics = []
+    for metric in metrics_of(results):
+        title = f"{metric.name} %" if "recall" in metric.name else _SHOWN.get((metric.part, metric.name))
+        if title is not None:
+            metrics.append(metric)
+            shown.add_column(title)
     for arm in results.arms:
         shown.add_row(arm.name, *(metric.summary(results, arm.name) for metric in metrics))
     return shown

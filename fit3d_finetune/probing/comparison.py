@@ -13,6 +13,8 @@ from typing import Literal
 
 Task = Literal["segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching"]
 """The fields of `ProbeResults` that hold figures."""
+TRAINED: tuple[Task, ...] = ("segmentation", "depth", "normals")
+"""Those that train a head, by seed."""
 Unit = Literal["%", "m", "°"]
 """%: shares in 0..1, written times 100, their differences in points. m: metres. °: degrees."""
 Verdict = Literal["better", "worse", "unclear", "better-everywhere", "worse-everywhere", "mixed", "equal", "untested"]

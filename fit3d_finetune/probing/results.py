@@ -198,6 +198,7 @@ class ProbeResults:
             data["labelled_pixels"] = from_sparse(data["labelled_pixels"], 1, num_classes, 1)[..., 0]
             data["arms"] = [Arm(arm["name"], tuple(arm["backbones"])) for arm in data["arms"]]
             for name, kind in _PARTS.items():
+                data.setdefault(name, {})  # a task that came after the file
                 for values in data[name].values():
                     if "counts" in values:
                         values["counts"] = ClassCounts.from_sparse(values["counts"], num_classes)

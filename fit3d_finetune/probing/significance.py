@@ -28,7 +28,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr
 
-from fit3d_finetune.probing.comparison import LEVEL, MIN_SCENES, Comparison, SceneFigures
+from fit3d_finetune.probing.comparison import LEVEL, MIN_SCENES, TRAINED, Comparison, SceneFigures
 from fit3d_finetune.probing.counts import Array
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.probing.scene_figures import Figure, SceneSums, figures_of, mean_known, mean_ratio
@@ -69,7 +69,7 @@ def compare(folds: Sequence[Fold], figure: Figure, arm: str, baseline: str, draw
     if len(scenes) >= MIN_SCENES:
         difference = float(np.mean([scene.difference for scene in scenes]))
         low, high, p_value = _test(scenes, difference, draws)
-    trained = figure.task in ("segmentation", "depth")
+    trained = figure.task in TRAINED
     return Comparison(
         *(figure.task, figure.metric, figure.unit, figure.higher_is_better, arm, baseline, before, after, difference),
         *(low, high, p_value, p_value, shown),

@@ -110,6 +110,17 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
     json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
 
 
+def test_a_file_that_is_older_than_a_task_is_read_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    make_results().save(path)
+    data = json.loads(path.read_text())
+    del data["normals"], data["matching"]
+    path.write_text(json.dumps(data))
+    found = ProbeResults.load(path)
+    assert found.normals == found.matching == {}
+    assert list(found.depth) == list(make_results().depth)
+
+
 @pytest.mark.parametrize("content", [None, "[]", "{}", "nonsense", '{"format_version": 1}', '{"format_version": 99}'])
 def test_another_file_is_refused_in_one_sentence(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "results.json"
