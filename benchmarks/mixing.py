@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from fit3d_finetune.backbone.card import model_card
-from fit3d_finetune.backbone.hub import read_finetuned, save_finetuned
+from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned, save_finetuned
 from fit3d_finetune.training.optimizer import tuned_parameters
 from fit3d_finetune.training.train import mix_weights
 from fit3d_ns.features.backbone import load_backbone
@@ -39,6 +39,15 @@ def mix(full: Path, share: float, output: Path, backbone: BackboneInfo) -> None:
     # The folder names the backbone that the training started from, not the one that was loaded here.
     tuned.identity, tuned.config = original.identity, original.config
     save_finetuned(tuned, output, summary, model_card(backbone, summary))
+
+
+def mixed(full: Path, share: float, output: Path, backbone: BackboneInfo) -> Path:
+    """The folder with that share of the weights: made by `mix` unless it is there, or `full` itself for all of them."""
+    if share == 1:
+        return full
+    if not (output / INFO_FILE).exists():
+        mix(full, share, output, backbone)
+    return output
 
 
 def main() -> None:

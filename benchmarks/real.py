@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.real_table import write_table
+from benchmarks.rooms import export_task, stage1_task
 from benchmarks.tasks import Task, run_all
 
-METHOD = "fit3d-features-fast"
-LAST_CHECKPOINT = "step-000002999.ckpt"
 HALVES = {"kitchen": (0, 500), "kitchen-test": (600, 1_000)}
 """Frames of the sequence, by their numbers; those in between belong to neither."""
 PROBE_SEEDS = ("0", "1", "2")
@@ -69,19 +68,10 @@ class Programme:
     work: Path
 
     def training(self, name: str) -> Task:
-        folder = self.work / "outputs" / name / METHOD / "run"
-        command = (
-            *("ns-train", METHOD, "--data", str(self.scenes[name]), "--output-dir", str(self.work / "outputs")),
-            *("--timestamp", "run", "--experiment-name", name, "--vis", "tensorboard"),
-            *("--pipeline.datamanager.backbone.weights", "offline"),
-        )
-        return Task(f"train {name}", folder / "nerfstudio_models" / LAST_CHECKPOINT, command)
+        return stage1_task(name, self.scenes[name], self.work / "outputs", "run")
 
     def export(self, name: str) -> Task:
-        trained = self.training(name).makes
-        config, runs = trained.parent.parent / "config.yml", self.work / "runs" / "real"
-        command = ("fit3d-export", "--load-config", str(config), "--output-dir", str(runs), "--name", name)
-        return Task(f"export {name}", runs / name / "scene.json", command, (trained,))
+        return export_task(name, self.training(name), self.work / "runs" / "real")
 
     def tuning(self, name: str) -> Task:
         exports, options = TUNINGS[name]

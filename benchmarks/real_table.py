@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+from benchmarks.markdown import header, row
 from benchmarks.report import commit
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import metrics_of
@@ -39,7 +40,7 @@ def arm_rows(results: ProbeResults) -> list[str]:
     for metric in metrics:
         way = "↑" if metric.higher_is_better else "↓"
         titles.append(f"{metric.part.replace('_', ' ')}: {metric.name} {way}")
-    rows = ["| arm | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    rows = header("arm", *titles)
     for arm in results.arms:
-        rows.append(f"| {arm.name} | " + " | ".join(metric.summary(results, arm.name) for metric in metrics) + " |")
+        rows.append(row(arm.name, *(metric.summary(results, arm.name) for metric in metrics)))
     return rows

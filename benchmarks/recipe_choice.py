@@ -14,19 +14,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.mixing import mix
+from benchmarks.mixing import mixed
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
+from fit3d_finetune.probing.data.checks import TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import Probing, probe
 from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
 SHARES = (0.5, 0.7, 1.0)
@@ -75,34 +77,42 @@ def make_candidates(full: Sequence[Path], export: Path, work: Path) -> list[Cand
     for training in full:
         lr = float(read_finetuned(training).summary["run"]["recipe"]["lr"])
         for share in SHARES:
-            folder = training if share == 1 else work / f"{lr:.0e}-{share:g}"
-            if not (folder / "fit3d.json").exists():
-                mix(training, share, folder, backbone)
+            folder = mixed(training, share, work / f"{lr:.0e}-{share:g}", backbone)
             candidates.append(Candidate(lr, share, folder))
     return candidates
+
+
+def probe_on_validation(
+    backbones: Mapping[str, BackboneConfig],
+    arms: list[Arm],
+    train: Sequence[str],
+    validation: Sequence[str],
+    tasks: tuple[TaskName, ...],
+) -> ProbeResults:
+    """Probes on every second image, in the arithmetic of training, as the table's have it."""
+    precision = choose_precision("auto", "cpu")
+    data = read_data([*train, *validation])
+    results, _ = probe(
+        Probing(
+            backbones={name: dataclasses.replace(config, precision=precision) for name, config in backbones.items()},
+            arms=arms,
+            train=thinned(data[: len(train)]),
+            test=thinned(data[len(train) :]),
+            tasks=tasks,
+            protocol=FAST,
+            seeds=SEEDS,
+        )
+    )
+    return results
 
 
 def choose(candidates: Sequence[Candidate], train: Sequence[str], validation: Sequence[str]) -> dict[str, object]:
     """Probe all candidates and name the best one, with the figures that it was chosen by."""
     backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
     backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
-    # As it was trained, and as the table's probes have it.
-    precision = choose_precision("auto", "cpu")
-    backbones = {name: dataclasses.replace(config, precision=precision) for name, config in backbones.items()}
     arms = [Arm(name, (name,)) for name in backbones]
     arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
-    data = read_data([*train, *validation])
-    results, _ = probe(
-        Probing(
-            backbones=backbones,
-            arms=arms,
-            train=thinned(data[: len(train)]),
-            test=thinned(data[len(train) :]),
-            tasks=("segmentation", "depth"),
-            protocol=FAST,
-            seeds=SEEDS,
-        )
-    )
+    results = probe_on_validation(backbones, arms, train, validation, ("segmentation", "depth"))
     gains = {each.name: gain(results, each.name) for each in candidates}
     best = max(candidates, key=lambda each: gains[each.name])
     figures = {

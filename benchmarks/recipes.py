@@ -12,23 +12,21 @@ eight.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.mixing import mix
-from benchmarks.recipe_choice import ORIGINAL, SEEDS, thinned
+from benchmarks.markdown import header, row
+from benchmarks.mixing import mixed
+from benchmarks.recipe_choice import ORIGINAL, probe_on_validation
 from benchmarks.report import commit
 from benchmarks.rooms import Fold, Programme
 from benchmarks.tasks import Task, run_all
 from fit3d_finetune.backbone.hub import read_finetuned
-from fit3d_finetune.backbone.precision import choose_precision
-from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.protocol import FAST
-from fit3d_finetune.probing.results import Arm, ProbeResults
-from fit3d_finetune.probing.run import Probing, probe
+from fit3d_finetune.probing.data.checks import TaskName
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.probing.run import default_arms
 from fit3d_finetune.report.metrics import metrics_of
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
@@ -45,7 +43,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 """By name: options beside the recommended recipe."""
 SHARES = (0.5, 1.0)
-TASKS = ("segmentation", "depth", "normals", "consistency")
+TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "normals", "consistency")
 COLUMNS = {
     ("segmentation", "mIoU"): "points",
     ("depth", "RMSE"): "relative",
@@ -95,26 +93,9 @@ def probe_candidates(
     backbones = {ORIGINAL: read_finetuned(next(iter(full.values()))).original}
     for recipe, folder in full.items():
         for share in SHARES:
-            place = folder if share == 1 else work / f"{folder.name}-{share:g}"
-            if not (place / "fit3d.json").exists():
-                mix(folder, share, place, backbone)
+            place = mixed(folder, share, work / f"{folder.name}-{share:g}", backbone)
             backbones[f"{recipe}: {100 * share:g} %"] = read_finetuned(place).finetuned
-    precision = choose_precision("auto", "cpu")
-    arms = [Arm(name, (name,)) for name in backbones]
-    arms += [Arm(f"{ORIGINAL} + {name}", (ORIGINAL, name)) for name in backbones]
-    data = read_data([*train, *validation])
-    results, _ = probe(
-        Probing(
-            backbones={name: dataclasses.replace(config, precision=precision) for name, config in backbones.items()},
-            arms=arms,
-            train=thinned(data[: len(train)]),
-            test=thinned(data[len(train) :]),
-            tasks=TASKS,
-            protocol=FAST,
-            seeds=SEEDS,
-        )
-    )
-    return results
+    return probe_on_validation(backbones, default_arms(list(backbones)), train, validation, TASKS)
 
 
 def write_page(path: Path, runs: Sequence[ProbeResults]) -> None:
@@ -135,15 +116,14 @@ def write_page(path: Path, runs: Sequence[ProbeResults]) -> None:
 
 def change_rows(runs: Sequence[ProbeResults]) -> list[str]:
     """One row per arm."""
-    titles = ["mIoU (points)", "depth RMSE (%)", "normals RMSE (°)", "recall (factor)"]
-    rows = ["| arm | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    rows = header("arm", "mIoU (points)", "depth RMSE (%)", "normals RMSE (°)", "recall (factor)")
     for arm in runs[0].arms[1:]:
         cells = []
         for (part, name), kind in COLUMNS.items():
             changes = [change for run in runs if (change := _change(run, arm.name, part, name, kind)) is not None]
             spread = f" ± {stdev(changes):.1f}" if len(changes) > 1 else ""
-            cells.append(f"{mean(changes):+.1f}{spread}" if changes else "–")
-        rows.append(f"| {arm.name} | " + " | ".join(cells).replace("-", "−") + " |")
+            cells.append(f"{mean(changes):+.1f}{spread}".replace("-", "−") if changes else "–")
+        rows.append(row(arm.name, *cells))
     return rows
 
 

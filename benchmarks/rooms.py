@@ -65,6 +65,24 @@ def make_folds(rooms: Sequence[Path], size: int = 2) -> list[Fold]:
     ]
 
 
+def stage1_task(name: str, capture: Path, outputs: Path, run: str, *options: str) -> Task:
+    """Train the Gaussians of a capture, which gives its name to the experiment."""
+    command = (
+        *("ns-train", METHOD, "--data", str(capture), "--output-dir", str(outputs), "--timestamp", run, *options),
+        *("--vis", "tensorboard", "--pipeline.datamanager.backbone.weights", "offline"),
+    )
+    # The last checkpoint's name, so that a run which was cut short is not taken for a whole one.
+    made = outputs / capture.name / METHOD / run / "nerfstudio_models" / "step-000002999.ckpt"
+    return Task(f"train {name}", made, command)
+
+
+def export_task(name: str, training: Task, runs: Path) -> Task:
+    """Export what a training of stage 1 makes."""
+    config = training.makes.parent.parent / "config.yml"
+    command = ("fit3d-export", "--load-config", str(config), "--output-dir", str(runs), "--name", name)
+    return Task(f"export {name}", runs / name / "scene.json", command, (training.makes,))
+
+
 @dataclass(frozen=True)
 class Programme:
     """All tasks of the benchmark, and where they leave what the table is made from."""
@@ -79,35 +97,21 @@ class Programme:
 
     # ---- stage 1
 
-    def _run_folder(self, room: Path, seed: int) -> Path:
-        return self.work / "outputs" / room.name / METHOD / f"seed-{seed}"
-
     def training(self, room: Path, seed: int) -> Task:
-        command = (
-            *("ns-train", METHOD, "--data", str(room), "--output-dir", str(self.work / "outputs")),
-            *("--timestamp", f"seed-{seed}", "--machine.seed", str(seed), "--vis", "tensorboard"),
-            *("--pipeline.datamanager.backbone.weights", "offline"),
-        )
-        # The last checkpoint's name, so that a run which was cut short is not taken for a whole one.
-        made = self._run_folder(room, seed) / "nerfstudio_models" / "step-000002999.ckpt"
-        return Task(f"train {room.name} seed {seed}", made, command)
+        name, run = f"{room.name} seed {seed}", f"seed-{seed}"
+        return stage1_task(name, room, self.work / "outputs", run, "--machine.seed", str(seed))
 
     def evaluation(self, room: Path, seed: int) -> Task:
-        config, metrics = self._run_folder(room, seed) / "config.yml", self.metrics(room, seed)
+        trained, metrics = self.training(room, seed).makes, self.metrics(room, seed)
+        config = trained.parent.parent / "config.yml"
         command = ("ns-eval", "--load-config", str(config), "--output-path", str(metrics))
-        return Task(f"evaluate {room.name} seed {seed}", metrics, command, (self.training(room, seed).makes,))
+        return Task(f"evaluate {room.name} seed {seed}", metrics, command, (trained,))
 
     def metrics(self, room: Path, seed: int) -> Path:
         return self.work / "metrics" / f"{room.name}-{seed}.json"
 
     def export(self, room: Path) -> Task:
-        config = self._run_folder(room, STAGE1_SEEDS[0]) / "config.yml"
-        return Task(
-            f"export {room.name}",
-            self.work / "runs" / room.name / "scene.json",
-            ("fit3d-export", "--load-config", str(config), "--output-dir", str(self.work / "runs")),
-            (self.training(room, STAGE1_SEEDS[0]).makes,),
-        )
+        return export_task(room.name, self.training(room, STAGE1_SEEDS[0]), self.work / "runs")
 
     # ---- fine-tuning
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.markdown import header, row
 from benchmarks.report import commit
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.cross_validation import pool
@@ -104,7 +105,7 @@ def write_table(path: Path, evidence: Evidence) -> None:
 def comparison_rows(comparisons: Sequence[Comparison]) -> Table:
     """One row per comparison, with what the test says of it."""
     titles = ("figure", "arm", "against", "before → after", "difference", "95 % interval", "p (Holm)", "rooms better")
-    rows = _header(*titles)
+    rows = header(*titles)
     for each in comparisons:
         gains = [scene.difference * (1 if each.higher_is_better else -1) for scene in each.scenes]
         figures = f"{each.write(each.before)} → {each.write(each.after)} {each.unit}"
@@ -112,18 +113,18 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> Table:
         p_value = _p(each.p_holm) if each.tested else "-"
         better = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
         change = each.write_difference(each.difference) + _relative(each)
-        rows.append(_row(each.metric, each.arm, each.baseline, figures, change, interval, p_value, better))
+        rows.append(row(each.metric, each.arm, each.baseline, figures, change, interval, p_value, better))
     return rows
 
 
 def room_rows(comparisons: Sequence[Comparison]) -> Table:
     """Every room's differences, one column per room."""
     rooms = list(dict.fromkeys(scene.scene for each in comparisons for scene in each.scenes))
-    rows = _header("figure", "arm", *(room.removeprefix("room_") for room in rooms))
+    rows = header("figure", "arm", *(room.removeprefix("room_") for room in rooms))
     for each in comparisons:
         by_room = {scene.scene: each.write_difference(scene.difference) for scene in each.scenes}
         cells = [by_room.get(room, "-").removesuffix(" points").removesuffix(" m") for room in rooms]
-        rows.append(_row(f"{each.metric} ({'points' if each.unit == '%' else each.unit})", each.arm, *cells))
+        rows.append(row(f"{each.metric} ({'points' if each.unit == '%' else each.unit})", each.arm, *cells))
     return rows
 
 
@@ -131,17 +132,17 @@ def choice_rows(folds: Sequence[FoldFiles]) -> Table:
     """Learning rate and share of fine-tuned weights of every fold, and the gains they were chosen by."""
     choices = {fold.name: _read(fold.choice) for fold in folds}
     candidates = list(next(iter(choices.values()))["gains"])
-    rows = _header("fold", "chosen on", *(f"gain of {name}" for name in candidates), "kept")
+    rows = header("fold", "chosen on", *(f"gain of {name}" for name in candidates), "kept")
     for fold, choice in choices.items():
         gains = [f"{100 * choice['gains'][name]:+.1f} %" for name in candidates]
         kept = f"{choice['lr']:.0e}, {100 * choice['share']:g} %"
-        rows.append(_row(fold, _joined(choice["validation"]), *gains, kept))
+        rows.append(row(fold, _joined(choice["validation"]), *gains, kept))
     return rows
 
 
 def seed_rows(folds: Sequence[FoldFiles]) -> Table:
     """Both seeds' differences from the original in the folds that have two."""
-    rows = _header("fold", "figure", "arm", "first seed", "second seed")
+    rows = header("fold", "figure", "arm", "first seed", "second seed")
     for fold in folds:
         if fold.second_seed is None:
             continue
@@ -149,23 +150,23 @@ def seed_rows(folds: Sequence[FoldFiles]) -> Table:
         for a, b in zip(first, second, strict=True):
             if "fine-tuned" in a.arm:
                 cells = (each.write_difference(each.difference) for each in (a, b))
-                rows.append(_row(fold.name, a.metric, a.arm, *cells))
+                rows.append(row(fold.name, a.metric, a.arm, *cells))
     return rows
 
 
 def street_rows(results: ProbeResults) -> Table:
     """mIoU over all pixels of the data set, by arm."""
-    rows = _header("arm", "mIoU (%)", "difference (points)")
+    rows = header("arm", "mIoU (%)", "difference (points)")
     first = mean(results.segmentation[results.arms[0].name].pooled_miou)
     for arm in results.arms:
         values = [100 * value for value in results.segmentation[arm.name].pooled_miou]
-        rows.append(_row(arm.name, spread(values, 1), f"{mean(values) - 100 * first:+.1f}"))
+        rows.append(row(arm.name, spread(values, 1), f"{mean(values) - 100 * first:+.1f}"))
     return rows
 
 
 def stage1_rows(rooms: dict[str, list[Path]]) -> Table:
     """Every room's figures over the seeds of its training, and their mean."""
-    rows = _header("room", *STAGE1_FIGURES)
+    rows = header("room", *STAGE1_FIGURES)
     means: dict[str, list[float]] = {name: [] for name in STAGE1_FIGURES}
     for room, paths in rooms.items():
         found = [_read(path)["results"] for path in paths]
@@ -174,9 +175,9 @@ def stage1_rows(rooms: dict[str, list[Path]]) -> Table:
             values = [float(metrics[name]) for metrics in found]
             means[title].append(mean(values))
             cells.append(spread(values, decimals))
-        rows.append(_row(room, *cells))
+        rows.append(row(room, *cells))
     totals = [f"{mean(means[title]):.{decimals}f}" for title, (_, decimals) in STAGE1_FIGURES.items()]
-    return [*rows, _row("mean", *totals)]
+    return [*rows, row("mean", *totals)]
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
@@ -194,14 +195,6 @@ def _relative(comparison: Comparison) -> str:
 
 def _p(value: float) -> str:
     return "-" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _header(*titles: str) -> Table:
-    return [_row(*titles), "|" + "---|" * len(titles)]
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _joined(values: Sequence[Any]) -> str:

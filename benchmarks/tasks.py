@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-def _nothing() -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Task:
     """A command that makes one file; it is done when the file is there."""
@@ -28,7 +24,7 @@ class Task:
     command: tuple[str, ...]
     needs: tuple[Path, ...] = ()
     """Files that other tasks make."""
-    late: Callable[[], tuple[str, ...]] = _nothing
+    late: Callable[[], tuple[str, ...]] = tuple
     """More words of the command, which are known only once what it needs is there."""
 
 

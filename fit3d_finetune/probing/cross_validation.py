@@ -13,18 +13,18 @@ variance between them goes into the tests of all folds (see `significance`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
-from fit3d_finetune.probing.comparison import Comparison
+from fit3d_finetune.probing.comparison import Comparison, Task
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.probing.significance import Fold, compare_arms
 from fit3d_ns.common.errors import InputError
 
-_TASKS = ("segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching")
 _SAME: dict[str, Callable[[ProbeResults], object]] = {
     "arms": lambda run: run.arms,
     "seeds": lambda run: run.seeds,
     "classes": lambda run: run.classes,
-    "tasks": lambda run: [bool(getattr(run, task)) for task in _TASKS],
+    "tasks": lambda run: [bool(getattr(run, task)) for task in get_args(Task)],
     "protocol": lambda run: run.protocol,
 }
 """What runs have in common by which they can be pooled."""

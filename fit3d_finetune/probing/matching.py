@@ -78,9 +78,8 @@ def measure_matching(
             first, second = held[1], _points(views[pair.second], backbones, maps, pair.second)
             cosines = {name: first.features[name] @ second.features[name].T for name in backbones}
             for arm in arms:
-                names = list(dict.fromkeys(arm.backbones))
-                cosine = cosines[names[0]] if len(names) == 1 else sum(cosines[name] for name in names) / len(names)
-                matches = ratio_test_matches(torch.as_tensor(cosine), MATCHES)
+                one, *others = (cosines[name] for name in arm.backbones)
+                matches = ratio_test_matches(sum(others, one) / len(arm.backbones), MATCHES)
                 errors[arm.name][:, index] = _recall(first, second, matches, views[pair.first], views[pair.second])
     places = [scenes.index(views[pair.first].scene) for pair in pairs]
     return {name: _summarize(found, pairs, places, settings) for name, found in errors.items()}

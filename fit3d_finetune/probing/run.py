@@ -121,15 +121,14 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     at = {index: place for place, index in enumerate(_spread(len(test)))}
 
     # First: views that show nothing in common are found before hours of training.
+    views = _geometry(test, image_scenes) if {*VIEW_TASKS} & {*probing.tasks} else []
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
-            views = _geometry(test, image_scenes)
             maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, encoded_test, index)) for arm in probing.arms}
             results = replace(results, consistency=measure_consistency(views, maps))
     if "matching" in probing.tasks:
         with _timed(seconds, "matching"):
-            names = list(probing.backbones)
-            matched = measure_matching(_geometry(test, image_scenes), names, encoded_test.features, probing.arms)
+            matched = measure_matching(views, list(probing.backbones), encoded_test.features, probing.arms)
             results = replace(results, matching=matched)
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):

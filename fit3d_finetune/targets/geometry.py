@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.rule import TargetRule
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.scene.normals import backproject, normals_from_depth
 from fit3d_ns.scene.render import render_depth
 from fit3d_ns.scene.splats import Splats
@@ -32,7 +34,6 @@ PROBES = 3
 """Along each side of a patch so many points are looked for in other views."""
 MAX_WITNESSES = 32
 """So many other views, evenly spaced, are asked whether they agree."""
-AREA = TargetRule(resampling="area")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +80,8 @@ def geometry_target(scene: SceneDepth, view: int, mask: Tensor | None, rule: Tar
     counts = known & has_normal if mask is None else known & has_normal & mask
     log_depth = torch.where(known, depth, 1.0).log() - log_focal(pinhole) - scene.log_unit
     values = torch.cat([log_depth[..., None], normals], dim=-1)
-    pooled, share = AREA.resample(values, pinhole.grid, counts[..., None])
-    length = pooled[..., 1:].norm(dim=-1, keepdim=True)
-    pooled = torch.cat([pooled[..., :1], pooled[..., 1:] / length.clamp_min(1e-6)], dim=-1)
+    pooled, share = pool_to_patch_grid(values, pinhole.grid, counts[..., None])
+    pooled = torch.cat([pooled[..., :1], F.normalize(pooled[..., 1:], dim=-1, eps=1e-6)], dim=-1)
     weights = rule.weights(share) * agreement(scene, view)
     return torch.where(share[..., None] > 0, pooled, 0.0), weights
 

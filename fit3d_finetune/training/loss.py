@@ -76,14 +76,16 @@ def batch_loss(
     shape: list[dict[str, Tensor]] = []
     for group in groups.values():
         images = torch.stack([sample.image for sample in group]).to(device, non_blocking=True)
-        maps, tokens = (backbone(images), None) if teacher is None else backbone.forward_with_class_token(images)
+        if teacher is None:
+            maps = backbone(images)
+        else:
+            maps, tokens = backbone.forward_with_class_token(images)
+            shape += _shape_losses(teacher.heads, maps, tokens, group)
         for features, sample in zip(maps.permute(0, 2, 3, 1), group, strict=True):
             target = sample.features.to(device)
             errors.append(patch_errors(features, target, kind))
             angles.append(patch_errors(features.detach(), target, "cosine"))
             weights.append(sample.weights.to(device))
-        if teacher is not None and tokens is not None:
-            shape += _shape_losses(teacher.heads, maps, tokens, group)
     loss = weighted_mean(errors, weights, mean)
     figures = {"cosine": 1 - weighted_mean(angles, weights, mean)}
     if teacher is not None:

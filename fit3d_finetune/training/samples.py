@@ -61,8 +61,8 @@ class Samples:
         self.targets, self.originals, self.keep_original = targets, originals, keep_original
 
     def of(self, refs: Sequence[ViewRef]) -> Samples:
-        """Other views of the same scenes."""
-        return Samples(refs, self.targets, self.originals, self.keep_original, self.geometry)
+        """Other views of the same scenes, with their features alone."""
+        return Samples(refs, self.targets, self.originals, self.keep_original)
 
     def __len__(self) -> int:
         return len(self.refs)

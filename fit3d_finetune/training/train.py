@@ -211,14 +211,14 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
         made.prepare()
         return made
 
-    def samples(scenes: list[Scene], *splits: Split) -> Samples:
+    def samples(scenes: list[Scene], *splits: Split, taught: bool = False) -> Samples:
         refs = [ref for split in splits for ref in view_refs(scenes, split)]
         keep = run.recipe.keep_original
         originals = store(scenes, "original") if keep > 0 else None
-        geometry = store(scenes, "geometry") if run.recipe.teaches_geometry or run.keep_heads else None
+        geometry = store(scenes, "geometry") if taught else None
         return Samples(refs, store(scenes, run.targets), originals, keep, geometry)
 
-    train = samples(run.train_scenes, "train")
+    train = samples(run.train_scenes, "train", taught=run.recipe.teaches_geometry or run.keep_heads)
     if len(train) == 0:
         raise InputError("the exports have no training views: export scenes with a training split.")
     validation: dict[str, Samples] = {}

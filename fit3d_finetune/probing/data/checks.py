@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from fit3d_ns.common.errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 TaskName = Literal["segmentation", "depth", "normals", "nearest-neighbours", "consistency", "matching"]
-TASKS: tuple[TaskName, ...] = (
-    *("segmentation", "depth", "normals"),
-    *("nearest-neighbours", "consistency", "matching"),
-)
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 VIEW_TASKS: tuple[TaskName, ...] = ("consistency", "matching")
 """Those that compare views of a scene, train nothing and need no labels."""
 
