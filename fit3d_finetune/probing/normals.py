@@ -1,14 +1,14 @@
 """The linear probe for surface normals, on cached features of whole images with their class tokens.
 
-As in Probe3D (El Banani et al., CVPR 2024): a direction and a concentration at every pixel, trained with the
-uncertainty-aware angular loss of Bae et al. (ICCV 2021). The truth is what the depth of a posed image says.
+Unlike Probe3D (El Banani et al., CVPR 2024) it is solved in closed form, and has neither a schedule nor a seed: the
+uncertainty-aware angular loss there lets a linear head give up on what it finds hard (a low concentration stops the
+gradient of a direction). The truth is what the depth of a posed image says.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,110 +17,126 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
-from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import NORMAL_METRICS, normal_metrics
-from fit3d_finetune.probing.protocol import FastProtocol
 from fit3d_finetune.probing.results import Arm, NormalsResult
 from fit3d_finetune.probing.scene_figures import mean_over_scenes, value_sums
-from fit3d_finetune.probing.whole_images import CACHED_TRUTHS, head_outputs, resize, thinned, train_on_whole_images
+from fit3d_finetune.probing.whole_images import resize, with_class_tokens
+from fit3d_ns.common.console import progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-OUTPUTS = 4
-"""A direction, and how sure it is."""
-MIN_CONCENTRATION = 0.01
-_NEAR_ONE = 1 - 1e-6
+RIDGE = 0.1
+"""Penalty of a squared coefficient as a share of the variance of its channel, which is one."""
 
 
-def angular_loss(outputs: Tensor, normals: Tensor, known: Tensor) -> Tensor:
-    """Negative log likelihood of normals under an angular von Mises-Fisher distribution (Bae et al., 2021, eq. 8).
+@dataclass(frozen=True, eq=False)
+class NormalHeads:
+    """A linear map from an arm's standardised features and class tokens to a direction, for each arm."""
 
-    -log(k^2 + 1) + k a + log(1 + exp(-k pi)) with the angle a and the concentration k = elu(output) + 1.01; mean over
-    an image's pixels, zero where it has none.
-
-    Args:
-        outputs: [..., H, W, 4], the direction of any length.
-        normals: [..., H, W, 3], of unit length where known.
-        known: bool [..., H, W].
-
-    Returns:
-        [...], one for each image.
-    """
-    concentration = F.elu(outputs[..., 3]) + 1 + MIN_CONCENTRATION
-    cosine = (F.normalize(outputs[..., :3], dim=-1) * normals).sum(-1)
-    # The arc cosine's slope has no bound at +-1.
-    angle = cosine.clamp(-_NEAR_ONE, _NEAR_ONE).acos()
-    losses = -(concentration.square() + 1).log() + concentration * angle + (-concentration * math.pi).exp().log1p()
-    count = known.sum(dim=(-2, -1)).clamp_min(1)
-    return torch.where(known, losses, 0.0).sum(dim=(-2, -1)) / count
+    blocks: list[tuple[str, ...]]
+    """Of each arm: the backbones' names, and `name/class` for their class tokens."""
+    weights: list[dict[str, Tensor]]
+    """Of each arm by block: [C, 3]; of a block that stands in it twice, the sum."""
+    biases: list[Tensor]
+    """[3] each."""
 
 
-def train_normals(
-    encoded: EncodedImages,
-    statistics: Mapping[str, Standardization],
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    protocol: FastProtocol,
-    max_depth: float,
-) -> LinearHeads:
-    """Train the heads of all arms and seeds in one pass; see `train_on_whole_images`.
+def fit_normals(
+    encoded: EncodedImages, statistics: Mapping[str, Standardization], arms: Sequence[Arm], max_depth: float
+) -> NormalHeads:
+    """Ridge regression of the unit normals of all pixels on the tokens of their patches, for all arms at once.
+
+    The sums that the regression needs are taken once over all backbones; an arm's are a part of them.
 
     Args:
         encoded: images with depth and cameras.
         statistics: of features and class tokens.
         arms: without class tokens.
-        seeds: of the probes.
-        protocol: schedule and batch sizes (those of depth).
         max_depth: metres; pixels farther away do not count.
     """
-
-    @lru_cache(CACHED_TRUTHS)
-    def truth(index: int) -> Tensor:
-        normals = encoded.images[index].normals(max_depth)
-        return torch.from_numpy(normals[thinned(*normals.shape[:2])].copy())
-
-    def loss(outputs: Tensor, normals: Tensor) -> Tensor:
-        predicted = resize(outputs.permute(1, 2, 0, 3, 4), *normals.shape[1:3]).permute(2, 3, 0, 1, 4)
-        known = normals.square().sum(-1) > 0
-        return angular_loss(predicted, normals[:, None], known[:, None].expand(predicted.shape[:-1])).sum()
-
-    return train_on_whole_images(encoded, statistics, arms, seeds, OUTPUTS, protocol, truth, loss, "Normal probes")
-
-
-@torch.no_grad()
-def predict_normals(
-    heads: LinearHeads, encoded: EncodedImages, statistics: Mapping[str, Standardization]
-) -> Iterator[tuple[int, Array]]:
-    """Per image its index and unit normals [arms, seeds, H, W, 3] in the camera's frame."""
+    blocks = [name for backbone in encoded.maps for name in (backbone, f"{backbone}/class")]
     images = StandardizedImages(encoded, statistics, max_bytes=0)
-    _, seeds = heads.shape
+    sizes = [encoded.maps[name.removesuffix("/class")].channels for name in blocks]
+    squares = torch.zeros(sum(sizes) + 1, sum(sizes) + 1, dtype=torch.float64)
+    products = torch.zeros(sum(sizes) + 1, 3, dtype=torch.float64)
+    with progress("images") as bar:
+        for index in bar.track(range(len(encoded)), description="Normal probes"):
+            maps = [images.features(name, index) for name in encoded.maps]
+            tokens = [images.class_token(name, index).expand_as(m) for name, m in zip(encoded.maps, maps, strict=True)]
+            parts = [part for pair in zip(maps, tokens, strict=True) for part in pair]
+            rows = torch.cat([*parts, torch.ones_like(maps[0][..., :1])], dim=-1).flatten(0, 1)
+            sums, share = patch_normals(encoded.images[index].normals(max_depth), *maps[0].shape[:2])
+            squares += (rows.T @ (rows * share.reshape(-1, 1))).double()
+            products += (rows.T @ sums.reshape(-1, 3)).double()
+    offsets = np.cumsum([0, *sizes])
+    columns = {
+        name: torch.arange(start, start + size) for name, start, size in zip(blocks, offsets, sizes, strict=False)
+    }
+    found = NormalHeads([arm.backbones for arm in with_class_tokens(arms)], [], [])
+    for names in found.blocks:
+        used = torch.cat([*(columns[name] for name in names), torch.tensor([sum(sizes)])])
+        held = torch.full((len(used),), RIDGE, dtype=torch.float64) * squares[-1, -1]
+        held[-1] = 0  # the constant is not held back
+        solved = torch.linalg.solve(squares[used][:, used] + held.diag(), products[used]).float()
+        weights: dict[str, Tensor] = {}
+        for name, part in zip(names, solved[:-1].split([len(columns[name]) for name in names]), strict=True):
+            weights[name] = weights.get(name, torch.zeros(())) + part
+        found.weights.append(weights)
+        found.biases.append(solved[-1])
+    return found
+
+
+def patch_normals(normals: Array, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The normals of an image [H, W, 3] (zero: unknown) as means over its patches, unknown ones counting as zero.
+
+    Returns:
+        [height, width, 3], and the share of known pixels [height, width].
+    """
+    pixels = torch.from_numpy(normals).permute(2, 0, 1)
+    known = pixels.square().sum(0, keepdim=True) > 0
+    both = F.adaptive_avg_pool2d(torch.cat([pixels, known.to(pixels)]), (height, width)).permute(1, 2, 0)
+    return both[..., :3], both[..., 3]
+
+
+def predict_normals(
+    heads: NormalHeads, encoded: EncodedImages, statistics: Mapping[str, Standardization]
+) -> Iterator[tuple[int, Array]]:
+    """Per image its index and unit normals [arms, H, W, 3] in the camera's frame."""
+    images = StandardizedImages(encoded, statistics, max_bytes=0)
     for index, image in enumerate(encoded.images):
         found = []
-        for seed in range(seeds):
-            directions = head_outputs(heads, images, [index], seed)[0, ..., :3]
-            found.append(F.normalize(resize(directions, *image.size()), dim=-1).permute(2, 0, 1, 3))
-        yield index, torch.stack(found, dim=1).numpy()
+        for weights, bias in zip(heads.weights, heads.biases, strict=True):
+            local = [images.features(name, index) @ w for name, w in weights.items() if not name.endswith("/class")]
+            tokens = [
+                images.class_token(name.removesuffix("/class"), index) @ w
+                for name, w in weights.items()
+                if name.endswith("/class")
+            ]
+            found.append(F.normalize(resize(sum([*local, *tokens], start=bias), *image.size()), dim=-1))
+        yield index, torch.stack(found).numpy()
 
 
 class NormalsScores:
-    """Metrics of all heads, filled image by image."""
+    """Metrics of all arms, filled image by image."""
 
     def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], images: int) -> None:
-        self.arms = arms
-        self.values = np.full((len(arms), len(NORMAL_METRICS), len(seeds), images), np.nan)
+        self.arms, self.seeds = arms, seeds
+        self.values = np.full((len(arms), len(NORMAL_METRICS), images), np.nan)
 
     def add(self, index: int, normals: Array, predicted: Array) -> None:
-        """Count the image of this index: normals [H, W, 3] (zero: unknown), predictions [arms, seeds, H, W, 3]."""
+        """Count the image of this index: normals [H, W, 3] (zero: unknown), predictions [arms, H, W, 3]."""
         for a, of_arm in enumerate(predicted):
-            for s, values in enumerate(of_arm):
-                found = normal_metrics(normals, values)
-                self.values[a, :, s, index] = [found[name] for name in NORMAL_METRICS]
+            found = normal_metrics(normals, of_arm)
+            self.values[a, :, index] = [found[name] for name in NORMAL_METRICS]
 
     def results(self, image_scenes: Sequence[int], scenes: int) -> dict[str, NormalsResult]:
-        """By arm name: means over scenes of means over their images, per seed."""
+        """By arm name: means over scenes of means over their images; the same for every seed, as none takes part."""
         found = {}
         for a, arm in enumerate(self.arms):
-            by_image = dict(zip(NORMAL_METRICS, self.values[a], strict=True))
+            by_image = {
+                name: np.repeat(values[None], len(self.seeds), axis=0)
+                for name, values in zip(NORMAL_METRICS, self.values[a], strict=True)
+            }
             means = {name: mean_over_scenes(value_sums(v, image_scenes, scenes)) for name, v in by_image.items()}
             found[arm.name] = NormalsResult(**means, image_rmse=by_image["rmse"].tolist())
         return found

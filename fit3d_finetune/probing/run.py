@@ -32,11 +32,11 @@ from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
 from fit3d_finetune.probing.matching import measure_matching
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
-from fit3d_finetune.probing.normals import NormalsScores, predict_normals, train_normals
+from fit3d_finetune.probing.normals import NormalsScores, fit_normals, predict_normals
 from fit3d_finetune.probing.paper import depth as paper_depth
 from fit3d_finetune.probing.paper import segmentation as paper_segmentation
 from fit3d_finetune.probing.paper.encoding import CropEncoder
-from fit3d_finetune.probing.protocol import FAST, FastProtocol, PaperProtocol, Protocol
+from fit3d_finetune.probing.protocol import PaperProtocol, Protocol
 from fit3d_finetune.probing.results import Arm, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare_arms
@@ -156,7 +156,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
                 normals = test[index].normals(probing.max_depth)
                 angles.add(index, normals, predicted_normals)
                 if index in at:
-                    first = {arm.name: predicted_normals[a, 0] for a, arm in enumerate(probing.arms)}
+                    first = {arm.name: predicted_normals[a] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_normals.update(first)
                     examples[at[index]] = replace(examples[at[index]], normals=normals)
         results = replace(results, normals=angles.results(results.image_scenes, len(scenes)))
@@ -214,11 +214,9 @@ def _estimate_depth(
 def _estimate_normals(
     probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
 ) -> Iterator[tuple[int, Any]]:
-    # No protocol of the paper's has normals: there is one schedule.
-    protocol = probing.protocol if isinstance(probing.protocol, FastProtocol) else FAST
     statistics = standardizations(encoded_train)
-    arguments = (encoded_train, statistics, probing.arms, probing.seeds, protocol, probing.max_depth)
-    return predict_normals(train_normals(*arguments), encoded_test, statistics)
+    heads = fit_normals(encoded_train, statistics, probing.arms, probing.max_depth)
+    return predict_normals(heads, encoded_test, statistics)
 
 
 def _labelled_maps(

@@ -12,45 +12,43 @@ import torch
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.encoding import standardizations
 from fit3d_finetune.probing.metrics import normal_metrics
-from fit3d_finetune.probing.normals import NormalsScores, angular_loss, predict_normals, train_normals
+from fit3d_finetune.probing.normals import RIDGE, NormalsScores, fit_normals, predict_normals
 from fit3d_finetune.probing.results import Arm
-from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, tiny, write_scene
+from tests.fit3d_finetune.probing.scenes import FakeEncoded, FakeImage, write_scene
 
 ARMS = [Arm("good", ("good",)), Arm("noise", ("noise",))]
 GRID, PATCH = (6, 8), 8
 
 
-def directions(*shape: int, seed: int = 0) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(*shape, 3, dtype=torch.float64, generator=random), dim=-1)
-
-
-def test_the_loss_equals_a_loop() -> None:
-    normals, known = directions(2, 4, 5), torch.rand(2, 4, 5) < 0.7
-    outputs = torch.randn(2, 4, 5, 4, dtype=torch.float64)
-    found = angular_loss(outputs, normals, known)
-    for image in range(2):
-        losses = []
-        for i, j in known[image].nonzero().tolist():
-            x, y, z, raw = outputs[image, i, j].tolist()
-            length = math.sqrt(x * x + y * y + z * z)
-            cosine = sum(a * b for a, b in zip((x, y, z), normals[image, i, j].tolist(), strict=True)) / length
-            k = (raw if raw > 0 else math.exp(raw) - 1) + 1.01
-            losses.append(-math.log(k * k + 1) + k * math.acos(cosine) + math.log(1 + math.exp(-k * math.pi)))
-        assert float(found[image]) == pytest.approx(sum(losses) / len(losses))
-
-
-def test_gradients_equal_finite_differences_and_stay_finite_at_the_truth() -> None:
-    normals, known = directions(1, 3, 4), torch.ones(1, 3, 4, dtype=torch.bool)
-    known[0, 0, 0] = False
-    outputs = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: angular_loss(x, normals, known), outputs)
-    exact = torch.cat([normals, torch.zeros(1, 3, 4, 1, dtype=torch.float64)], dim=-1).requires_grad_()
-    angular_loss(exact, normals, known).sum().backward()
-    assert exact.grad is not None
-    assert exact.grad.isfinite().all()
-    assert (exact.grad[0, 0, 0] == 0).all()
-    assert float(angular_loss(exact, normals, torch.zeros_like(known))) == 0
+def test_heads_equal_least_squares_over_all_pixels() -> None:
+    """Every pixel a row of its own, each arm's channels written out, in float64."""
+    encoded = planted(6, 5)
+    statistics = standardizations(encoded)
+    arms = [*ARMS, Arm("both", ("good", "noise")), Arm("twice", ("noise", "noise"))]
+    heads = fit_normals(encoded, statistics, arms, math.inf)
+    for a, arm in enumerate(arms):
+        rows, truths = [], []
+        for index, image in enumerate(encoded.images):
+            parts = [statistics[name](encoded.features(name, index)) for name in arm.backbones]
+            parts += [
+                statistics[f"{name}/class"](encoded.class_token(name, index)).expand(*GRID, -1)
+                for name in arm.backbones
+            ]
+            patches = torch.cat([*parts, torch.ones(*GRID, 1)], dim=-1).double()
+            pixels = patches.repeat_interleave(PATCH, dim=0).repeat_interleave(PATCH, dim=1)
+            normals = torch.from_numpy(image.normals()).double()
+            known = normals.square().sum(-1) > 0
+            rows.append(pixels[known])
+            truths.append(normals[known])
+        x, y = torch.cat(rows), torch.cat(truths)
+        penalty = torch.full((x.shape[1],), RIDGE * len(x), dtype=torch.float64)
+        penalty[-1] = 0
+        expected = torch.linalg.solve(x.T @ x + penalty.diag(), x.T @ y)
+        names = [*arm.backbones, *(f"{name}/class" for name in arm.backbones)]
+        for name, part in zip(names, expected[:-1].split(8), strict=True):
+            copies = names.count(name)
+            torch.testing.assert_close(heads.weights[a][name] / copies, part.float(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(heads.biases[a], expected[-1].float(), atol=1e-4, rtol=1e-3)
 
 
 def test_metrics_of_angles_that_are_known() -> None:
@@ -87,10 +85,10 @@ def planted(count: int, seed: int) -> FakeEncoded:
 def test_planted_normals_are_learned() -> None:
     train, test = planted(30, 1), planted(4, 2)
     statistics = standardizations(train)
-    heads = train_normals(train, statistics, ARMS, (0, 1), tiny(depth_iterations=200, depth_lr=2e-2), math.inf)
+    heads = fit_normals(train, statistics, ARMS, math.inf)
     scores = NormalsScores(ARMS, (0, 1), len(test.images))
     for index, predicted in predict_normals(heads, test, statistics):
-        assert predicted.shape == (2, 2, 48, 64, 3)
+        assert predicted.shape == (2, 48, 64, 3)
         assert np.linalg.norm(predicted, axis=-1) == pytest.approx(1, abs=1e-5)
         scores.add(index, test.images[index].normals(), predicted)
     results = scores.results([0, 0, 1, 1], 2)
