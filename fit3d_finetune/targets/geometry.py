@@ -3,6 +3,8 @@
 Depth is canonical: divided by the focal length in image heights, as a picture with a longer lens looks like one from
 nearer by, and by the typical depth of the scene, as the unit of a capture that COLMAP posed is arbitrary.
 
+Normals are those of planes fitted around the patches, as the depth of Gaussians is noisy from pixel to pixel.
+
 Bad geometry must not teach. A patch counts by its alpha and by how many of the other views agree with its depth: one
 that sees a surface where the patch lies agrees, one that looks through it at something further away contradicts it,
 and one from which something else hides it says nothing.
@@ -14,20 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.rule import TargetRule
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.scene.normals import backproject, normals_from_depth
+from fit3d_ns.scene.normals import backproject, normals_from_depth, plane_normals
 from fit3d_ns.scene.render import render_depth
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
 
-GEOMETRY_VERSION = 1
+GEOMETRY_VERSION = 2
 """Of everything below that decides the targets; cached ones of another are not read."""
-CHANNELS = 4
-"""Log canonical depth, and the normal's x, y and z."""
+CHANNELS = 5
+"""Log canonical depth, the normal's x, y and z, and how much the normal counts beside the patch's weight."""
 AGREEMENT = 0.05
 """Depths agree where they differ by at most this share."""
 PROBES = 3
@@ -72,18 +73,20 @@ def geometry_target(scene: SceneDepth, view: int, mask: Tensor | None, rule: Tar
         rule: which patches of the view's grid count.
 
     Returns:
-        [h, w, 4] (zero where nothing is known; normals of unit length), and weights [h, w] in 0..1.
+        [h, w, 5] (zero where nothing is known; normals of unit length; and in 0..1 how flat the surface is around it),
+        and weights [h, w] in 0..1.
     """
     pinhole, depth = scene.views[view], scene.depths[view]
-    normals, has_normal = normals_from_depth(depth, pinhole.K)
     known = depth > 0
-    counts = known & has_normal if mask is None else known & has_normal & mask
+    # Pixels on no surface, between a near and a far one, are of neither's depth.
+    _, on_surface = normals_from_depth(depth, pinhole.K)
+    counts = on_surface if mask is None else on_surface & mask
     log_depth = torch.where(known, depth, 1.0).log() - log_focal(pinhole) - scene.log_unit
-    values = torch.cat([log_depth[..., None], normals], dim=-1)
-    pooled, share = pool_to_patch_grid(values, pinhole.grid, counts[..., None])
-    pooled = torch.cat([pooled[..., :1], F.normalize(pooled[..., 1:], dim=-1, eps=1e-6)], dim=-1)
+    pooled, share = pool_to_patch_grid(log_depth[..., None], pinhole.grid, counts[..., None])
+    normals, flat = plane_normals(torch.where(counts, depth, 0.0), pinhole.K, pinhole.grid)
+    values = torch.cat([pooled, normals, flat[..., None]], dim=-1)
     weights = rule.weights(share) * agreement(scene, view)
-    return torch.where(share[..., None] > 0, pooled, 0.0), weights
+    return torch.where(share[..., None] > 0, values, 0.0), weights
 
 
 @torch.no_grad()

@@ -35,8 +35,7 @@ def fit_heads(backbone: Backbone, samples: Samples) -> GeometryHeads:
     """
     C = backbone.embed_dim
     device = next(backbone.parameters()).device
-    squares = torch.zeros(2 * C + 1, 2 * C + 1, dtype=torch.float64)
-    products = torch.zeros(2 * C + 1, 4, dtype=torch.float64)
+    depth_fit, normal_fit = _Regression(2 * C + 1, 1), _Regression(C + 1, 3)
     chosen = torch.linspace(0, len(samples) - 1, min(len(samples), MAX_VIEWS)).round().int().tolist()
     with progress("views") as bar:
         for index in bar.track(chosen, description="Heads of depth and normals"):
@@ -45,20 +44,18 @@ def fit_heads(backbone: Backbone, samples: Samples) -> GeometryHeads:
                 raise ValueError("heads of depth and normals need samples with their geometry")
             maps, tokens = backbone.forward_with_class_token(sample.image[None].to(device))
             patches = maps[0].permute(1, 2, 0).reshape(-1, C)
-            rows = torch.cat([patches, tokens.expand(len(patches), -1), torch.ones_like(patches[:, :1])], dim=1)
-            rows, weights = rows.cpu().double(), sample.geometry.weights.reshape(-1, 1).double()
-            squares += rows.T @ (rows * weights)
-            products += rows.T @ (sample.geometry.features.reshape(-1, 4).double() * weights)
+            one = torch.ones_like(patches[:, :1])
+            values, weights = sample.geometry.features.reshape(len(patches), -1), sample.geometry.weights.reshape(-1, 1)
+            depth_fit.add(torch.cat([patches, tokens.expand_as(patches), one], dim=1), values[:, :1], weights)
+            # Normals are read from the patch token.
+            normal_fit.add(torch.cat([patches, one], dim=1), values[:, 1:4], weights * values[:, 4:])
     heads = GeometryHeads(C, depth=True, normals=True)
     assert heads.depth is not None
     assert heads.normals is not None
-    depth = _ridge(squares, products[:, :1])
-    heads.depth.weight.copy_(depth[:-1].T)
-    heads.depth.bias.copy_(depth[-1])
-    local = torch.cat([torch.arange(C), torch.tensor([2 * C])])  # normals are read from the patch token
-    normals = _ridge(squares[local][:, local], products[local, 1:])
-    heads.normals.weight.copy_(normals[:-1].T)
-    heads.normals.bias.copy_(normals[-1])
+    for head, fit in ((heads.depth, depth_fit), (heads.normals, normal_fit)):
+        coefficients = fit.solve()
+        head.weight.copy_(coefficients[:-1].T)
+        head.bias.copy_(coefficients[-1])
     return heads
 
 
@@ -71,9 +68,22 @@ def typical_depth(scenes: Sequence[Scene]) -> float:
     return math.exp(mean(logs))
 
 
-def _ridge(squares: Tensor, products: Tensor) -> Tensor:
-    """Coefficients; the last, the constant, is not held back."""
-    penalty = RIDGE * squares.diagonal()[:-1].mean().clamp_min(1e-12)
-    held = torch.cat([penalty.expand(len(squares) - 1), penalty.new_tensor([1e-12])])
-    found: Tensor = torch.linalg.solve(squares + held.diag(), products)
-    return found
+class _Regression:
+    """Weighted ridge regression from sums over its rows, the last channel of which is the constant."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        self.squares = torch.zeros(channels, channels, dtype=torch.float64)
+        self.products = torch.zeros(channels, outputs, dtype=torch.float64)
+
+    def add(self, rows: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Count rows [n, channels] with their values [n, outputs] and weights [n, 1]."""
+        rows, values, weights = (part.cpu().double() for part in (rows, values, weights))
+        self.squares += rows.T @ (rows * weights)
+        self.products += rows.T @ (values * weights)
+
+    def solve(self) -> Tensor:
+        """Coefficients [channels, outputs]; the constant is not held back."""
+        penalty = RIDGE * self.squares.diagonal()[:-1].mean().clamp_min(1e-12)
+        held = torch.cat([penalty.expand(len(self.squares) - 1), penalty.new_tensor([1e-12])])
+        found: Tensor = torch.linalg.solve(self.squares + held.diag(), self.products)
+        return found

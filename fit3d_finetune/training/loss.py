@@ -110,6 +110,6 @@ def _shape_losses(
         if depths is not None:
             found["depth"] = scale_invariant_loss(depths[index], target[..., 0], weights)
         if normals is not None:
-            found["normals"] = normal_loss(normals[index], target[..., 1:], weights)
+            found["normals"] = normal_loss(normals[index], target[..., 1:4], weights * target[..., 4])
         losses.append(found)
     return losses

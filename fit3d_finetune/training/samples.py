@@ -34,7 +34,7 @@ class Sample:
     weights: Tensor
     """[h, w] in 0..1."""
     geometry: Target | None = None
-    """Log canonical depth and normals [h, w, 4], and how much each patch counts for them; None: not taught."""
+    """Log canonical depth, normals and their weights [h, w, 5], and how much each patch counts; None: not taught."""
 
 
 class Samples:
@@ -98,7 +98,7 @@ def flip(sample: Sample) -> Sample:
     """The mirror image: normals point the other way along x, depth and focal length stay."""
     geometry = sample.geometry
     if geometry is not None:
-        values = geometry.features.flip(1) * geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0])
+        values = geometry.features.flip(1) * geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0, 1.0])
         geometry = Target(values, geometry.weights.flip(1))
     return Sample(sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1), geometry)
 
@@ -125,8 +125,8 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
     geometry = sample.geometry
     if geometry is not None:
         values, confidence = cut_target(geometry.features, geometry.weights)
-        log_depth, normals = values[..., :1] + math.log(scale), F.normalize(values[..., 1:], dim=-1)
-        geometry = Target(torch.cat([log_depth, normals], dim=-1), confidence)
+        log_depth, normals = values[..., :1] + math.log(scale), F.normalize(values[..., 1:4], dim=-1)
+        geometry = Target(torch.cat([log_depth, normals, values[..., 4:]], dim=-1), confidence)
     return Sample(cut(sample.image, "bicubic").clamp(0, 1), features, counted(share), geometry)
 
 

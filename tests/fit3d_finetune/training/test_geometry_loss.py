@@ -99,6 +99,7 @@ def test_heads_learn_and_teach_the_backbone_from_their_second_step_on(depth: flo
     with torch.no_grad():
         features = learner.backbone(image[None])[0].permute(1, 2, 0)  # features alone give no gradient
     values = torch.nn.functional.normalize(torch.randn(*GRID, 4, generator=random), dim=-1)
+    values = torch.cat([values, torch.ones(*GRID, 1)], dim=-1)
     sample = Sample(image, features, torch.ones(GRID), Target(values, torch.ones(GRID)))
     recipe = Recipe(depth_weight=depth, normal_weight=normals, clip_norm=1e9, lr=1e-4)
     before = [parameter.clone() for parameter in learner.parameters.values()]

@@ -92,7 +92,7 @@ class Planted:
             image = torch.rand(3, HEIGHT, WIDTH, generator=random)
             with torch.no_grad():
                 depth, normals = heads(*backbone.forward_with_class_token(image[None]))
-            values = torch.cat([depth[0, ..., None], normals[0]], dim=-1)
+            values = torch.cat([depth[0, ..., None], normals[0], torch.ones(*GRID, 1)], dim=-1)
             weights = (torch.rand(GRID, generator=random) > 0.3).float()
             values[weights == 0] = 1e3  # what does not count is never looked at
             self.samples.append(Sample(image, torch.zeros(*GRID, 64), torch.ones(GRID), Target(values, weights)))

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fit3d_ns.scene.normals import normals_from_depth
+from fit3d_ns.scene.normals import normals_from_depth, plane_normals
 
 HEIGHT, WIDTH = 30, 40
 K = torch.tensor([[45.0, 0.0, 21.0], [0.0, 50.0, 14.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
@@ -76,3 +76,54 @@ def test_where_depth_is_unknown_there_is_no_normal_and_none_is_spoilt(unknown: f
     torch.testing.assert_close(
         found[~holes], torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64).expand(len(found[~holes]), 3)
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.floats(-0.6, 0.6), y=st.floats(-0.6, 0.6), distance=st.floats(0.1, 100))
+def test_fitted_planes_are_exact_on_a_plane(x: float, y: float, distance: float) -> None:
+    normal = torch.nn.functional.normalize(torch.tensor([x, y, -1.0], dtype=torch.float64), dim=0)
+    depth = plane_depth(normal, distance)
+    assume(bool((depth > 0).all()))
+    found, flat = plane_normals(depth, K, (3, 4))
+    torch.testing.assert_close(found, normal.expand(3, 4, 3), atol=1e-5, rtol=0)
+    assert flat.min() > 0.999
+
+
+def test_noise_that_spoils_the_normals_of_pixels_leaves_those_of_planes() -> None:
+    normal = torch.nn.functional.normalize(torch.tensor([0.3, -0.2, -1.0], dtype=torch.float64), dim=0)
+    noise = torch.randn(HEIGHT, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    depth = plane_depth(normal, 3.0) * (1 + 0.01 * noise)
+    depth[::7, ::5] *= 1.5  # floaters
+    pixels, has = normals_from_depth(depth, K, max_jump=1.0)
+    planes, flat = plane_normals(depth, K, (3, 4))
+
+    def degrees(found: Tensor) -> float:
+        return float(torch.rad2deg(torch.acos((found @ normal).clamp(-1, 1))).mean())
+
+    assert degrees(pixels[has]) > 15
+    assert degrees(planes) < 3
+    assert 0 < flat.min() <= flat.max() < 0.6, "noise of one per cent and floaters"
+
+
+def test_patches_across_a_step_count_less_than_those_beside_it_and_follow_the_larger_side() -> None:
+    depth = torch.full((40, 120), 2.0, dtype=torch.float64)
+    depth[:, 57:] = 3.0
+    found, flat = plane_normals(depth, K, (4, 12))
+    assert flat[:, :4].min() > 0.99
+    assert flat[:, 7:].min() > 0.99
+    assert flat[:, 5].max() < 0.1
+    ahead = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
+    assert (found[:, :4] @ ahead).min() > 0.999
+
+
+@pytest.mark.parametrize("unknown", [0.0, float("nan"), float("inf"), -1.0])
+def test_planes_are_fitted_to_what_is_known(unknown: float) -> None:
+    depth = torch.full((40, 80), 2.0, dtype=torch.float64)
+    depth[:, 40:] = unknown
+    depth[::3, ::3] = unknown
+    found, flat = plane_normals(depth, K, (4, 8))
+    ahead = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(found[:, :4], ahead.expand(4, 4, 3), atol=1e-6, rtol=0)
+    assert (found[:, 6:] == 0).all()
+    assert (flat[:, 6:] == 0).all()
+    assert flat[:, :4].min() > 0.999
