@@ -1,12 +1,12 @@
-"""Choose the learning rate and the share of fine-tuned weights, by rooms that no table of the fold is tested on.
+"""Choose the recipe and the share of fine-tuned weights, by rooms that no table of the fold is tested on.
 
-    python -m benchmarks.recipe_choice --full FOLDER… --export runs/room_02 --train-data ROOM… --validation-data ROOM…
-        --work-dir FOLDER --output choice.json
+    python -m benchmarks.recipe_choice --full RECIPE=FOLDER… --export runs/room_02 --train-data ROOM…
+        --validation-data ROOM… --work-dir FOLDER --output choice.json
 
-One training per rate with all of the weights, on rooms of the fold's training half; the candidates are shares of their
-weights. Probes are trained on the labels of the same rooms and tested on the validation rooms. What decides was fixed
-before any figure was seen: the relative gain of mIoU plus the relative fall of depth RMSE against the original, mean of
-the fine-tuned features alone and with the original's.
+One training per recipe with all of the weights, on rooms of the fold's training half; the candidates are shares of
+their weights. Probes are trained on the labels of the same rooms and tested on the validation rooms. What decides: the
+relative gain of mIoU plus the relative falls of the RMSE of depth and of normals against the original, mean of the
+fine-tuned features alone and with the original's. All figures are kept beside the choice, for `benchmarks.recipes`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,27 @@ from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import Probing, probe
 from fit3d_ns.common.atomic import atomic_file
-from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
+
+def _weights(depth: float, normals: float) -> tuple[str, ...]:
+    return "--depth-weight", str(depth), "--normal-weight", str(normals)
+
+
+MIRROR = ("--targets", "mirror")
+RECIPES: dict[str, tuple[str, ...]] = {
+    "features": _weights(0, 0),
+    "depth 1": _weights(1, 0),
+    "depth 1, normals 1": _weights(1, 1),
+    "depth 2, normals 2": _weights(2, 2),
+    "mirror": (*MIRROR, *_weights(0, 0)),
+    "mirror, depth 1, normals 1": (*MIRROR, *_weights(1, 1)),
+}
+"""By name: options beside the recommended preset's."""
+CANDIDATES = ("depth 1, normals 1", "depth 2, normals 2")
+"""The recipes that a fold chooses from."""
 SHARES = (0.5, 0.7, 1.0)
+TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "normals", "consistency")
 EVERY = 2
 """Every second image is enough to choose by."""
 SEEDS = (0, 1)
@@ -39,13 +56,23 @@ ORIGINAL = "original"
 
 
 def gain(results: ProbeResults, name: str) -> float:
-    """Relative gain of mIoU plus relative fall of RMSE, mean of alone and with the original."""
-    miou, rmse = (
-        {arm.name: mean(getattr(part[arm.name], figure)) for arm in results.arms}
-        for part, figure in ((results.segmentation, "miou"), (results.depth, "rmse"))
-    )
-    arms = (name, _together(name))
-    return mean((miou[arm] / miou[ORIGINAL] - 1) + (1 - rmse[arm] / rmse[ORIGINAL]) for arm in arms)
+    """Relative gain of mIoU plus relative falls of both RMSE, of depth and normals; mean of alone and together."""
+    figures = {arm.name: arm_figures(results, arm.name) for arm in results.arms}
+    before = figures[ORIGINAL]
+    changes = [
+        {figure: value / before[figure] - 1 for figure, value in figures[arm].items()}
+        for arm in (name, _together(name))
+    ]
+    return mean(change["miou"] - change["rmse"] - change["angle"] for change in changes)
+
+
+def arm_figures(results: ProbeResults, arm: str) -> dict[str, float]:
+    """What decides, of one arm."""
+    return {
+        "miou": mean(results.segmentation[arm].miou),
+        "rmse": mean(results.depth[arm].rmse),
+        "angle": mean(results.normals[arm].rmse),
+    }
 
 
 def _together(name: str) -> str:
@@ -61,35 +88,38 @@ def thinned(data: Sequence[LabelledImages]) -> list[LabelledImages]:
 class Candidate:
     """A recipe to choose from, and the folder that holds what it gives."""
 
-    lr: float
+    recipe: str
     share: float
     folder: Path
 
     @property
     def name(self) -> str:
-        return f"{self.lr:.0e}, {100 * self.share:g} %"
+        return f"{self.recipe}: {100 * self.share:g} %"
 
 
-def make_candidates(full: Sequence[Path], export: Path, work: Path) -> list[Candidate]:
-    """Every share of every training's weights."""
+def make_candidates(full: Mapping[str, Path], export: Path, work: Path, shares: Sequence[float]) -> list[Candidate]:
+    """Every share of every training's weights.
+
+    Args:
+        full: by recipe, folders of fit3d-finetune --weight-mix 1.
+        export: any that they were trained on.
+        work: for the folders of other shares.
+        shares: of the fine-tuned weights.
+    """
     backbone = FeatureGaussians.load(export).scene.backbone
-    candidates = []
-    for training in full:
-        lr = float(read_finetuned(training).summary["run"]["recipe"]["lr"])
-        for share in SHARES:
-            folder = mixed(training, share, work / f"{lr:.0e}-{share:g}", backbone)
-            candidates.append(Candidate(lr, share, folder))
-    return candidates
+    return [
+        Candidate(recipe, share, mixed(training, share, work / f"{training.name}-{share:g}", backbone))
+        for recipe, training in full.items()
+        for share in shares
+    ]
 
 
-def probe_on_validation(
-    backbones: Mapping[str, BackboneConfig],
-    arms: list[Arm],
-    train: Sequence[str],
-    validation: Sequence[str],
-    tasks: tuple[TaskName, ...],
-) -> ProbeResults:
-    """Probes on every second image, in the arithmetic of training, as the table's have it."""
+def probe_candidates(candidates: Sequence[Candidate], train: Sequence[str], validation: Sequence[str]) -> ProbeResults:
+    """Probes of all candidates, alone and with the original, on every second image, in the arithmetic of training."""
+    backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
+    backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
+    arms = [Arm(name, (name,)) for name in backbones]
+    arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
     precision = choose_precision("auto", "cpu")
     data = read_data([*train, *validation])
     results, _ = probe(
@@ -98,7 +128,7 @@ def probe_on_validation(
             arms=arms,
             train=thinned(data[: len(train)]),
             test=thinned(data[len(train) :]),
-            tasks=tasks,
+            tasks=TASKS,
             protocol=FAST,
             seeds=SEEDS,
         )
@@ -106,50 +136,48 @@ def probe_on_validation(
     return results
 
 
-def choose(candidates: Sequence[Candidate], train: Sequence[str], validation: Sequence[str]) -> dict[str, object]:
-    """Probe all candidates and name the best one, with the figures that it was chosen by."""
-    backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
-    backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
-    arms = [Arm(name, (name,)) for name in backbones]
-    arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
-    results = probe_on_validation(backbones, arms, train, validation, ("segmentation", "depth"))
+def choose(candidates: Sequence[Candidate], results: ProbeResults) -> dict[str, object]:
+    """Name the best candidate, with the figures that it was chosen by."""
     gains = {each.name: gain(results, each.name) for each in candidates}
     best = max(candidates, key=lambda each: gains[each.name])
-    figures = {
-        arm.name: {"miou": mean(results.segmentation[arm.name].miou), "rmse": mean(results.depth[arm.name].rmse)}
-        for arm in results.arms
-    }
     return {
-        "lr": best.lr,
+        "recipe": best.recipe,
         "share": best.share,
         "gains": gains,
-        "figures": figures,
-        "train": [Path(place).name for place in train],
-        "validation": [Path(place).name for place in validation],
+        "figures": {arm.name: arm_figures(results, arm.name) for arm in results.arms},
+        "validation": results.scenes,
     }
+
+
+def results_beside(choice: Path) -> Path:
+    """Where the probes' figures lie."""
+    return choice.with_suffix(".results.json")
 
 
 def recipe_options(choice: Path) -> tuple[str, ...]:
     """What was chosen, as options of fit3d-finetune."""
     found = json.loads(choice.read_text())
-    return "--lr", str(found["lr"]), "--weight-mix", str(found["share"])
+    return *RECIPES[found["recipe"]], "--weight-mix", str(found["share"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", type=Path, nargs="+", required=True, help="folders of fit3d-finetune --weight-mix 1")
+    parser.add_argument("--full", nargs="+", required=True, help="RECIPE=folder of fit3d-finetune --weight-mix 1")
     parser.add_argument("--export", type=Path, required=True, help="any export that they were trained on")
     parser.add_argument("--train-data", nargs="+", required=True)
     parser.add_argument("--validation-data", nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    candidates = make_candidates(arguments.full, arguments.export, arguments.work_dir)
-    found = choose(candidates, arguments.train_data, arguments.validation_data)
+    full = {name: Path(folder) for name, _, folder in (words.partition("=") for words in arguments.full)}
+    candidates = make_candidates(full, arguments.export, arguments.work_dir, SHARES)
+    results = probe_candidates(candidates, arguments.train_data, arguments.validation_data)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    results.save(results_beside(arguments.output))
+    found = choose(candidates, results)
     with atomic_file(arguments.output) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["gains"]), "->", found["lr"], found["share"])
+    print(json.dumps(found["gains"]), "->", found["recipe"], found["share"])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python -m benchmarks.rooms --rooms ../shared/data/rooms --camvid ../shared/data/camvid [--work-dir bench-rooms]
 
 A five-fold cross-validation: two rooms a fold, so that each of ten rooms is a test room exactly once. For each fold,
-fine-tuning and its control without 3D on the other eight rooms, and probes trained on the labels of those eight. The
-learning rate and the share of fine-tuned weights are chosen inside the fold: trainings of their own on six of the
-eight rooms, judged on the two that are left (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed.
-One fold's backbones are probed on CamVid, as data of another domain. Stage 1 is done once with each of three seeds;
-exports are of the first.
+fine-tuning and its control on the other eight rooms, and probes trained on the labels of those eight. The control has
+its own features as targets, mirrored, and the same targets of depth and normals. The recipe and the share of fine-tuned
+weights are chosen inside the fold: trainings of their own on six of the eight rooms, judged on the two that are left
+(`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are probed on CamVid, as
+data of another domain. Stage 1 is done once with each of three seeds; exports are of the first.
 
 Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.recipe_choice import recipe_options
+from benchmarks.recipe_choice import CANDIDATES, RECIPES, recipe_options
 from benchmarks.rooms_table import Evidence, FoldFiles, write_table
 from benchmarks.tasks import Task, run_all
 
 METHOD = "fit3d-features-fast"
 STAGE1_SEEDS = (42, 43, 44)
 """nerfstudio's own seed first; exports are made from it."""
-LEARNING_RATES = ("3e-5", "1e-4")
-"""What the choice inside a fold is between, with the shares of `benchmarks.recipe_choice`."""
 PROBE_SEEDS = ("0", "1", "2")
 ALL_TASKS = ("segmentation", "depth", "normals", "nearest-neighbours", "consistency")
 
@@ -132,27 +130,29 @@ class Programme:
             late,
         )
 
-    def candidates(self, fold: Fold) -> list[Task]:
-        """The trainings of the choice inside a fold, with all of the weights: any share of them comes from it."""
+    def candidate(self, fold: Fold, recipe: str) -> Task:
+        """A training inside a fold, with all of the weights: any share of them comes from it."""
+        name = f"{fold.name}-inner-{recipe.replace(', ', '-').replace(' ', '_')}"
         held_out = [*fold.test, *fold.validation]
-        return [
-            self.finetuning(f"{fold.name}-inner-{rate}", held_out, (), "--lr", rate, "--weight-mix", "1.0")
-            for rate in LEARNING_RATES
-        ]
+        return self.finetuning(name, held_out, (), *RECIPES[recipe], "--weight-mix", "1.0")
 
     def choice(self, fold: Fold) -> Task:
-        candidates = [task.makes for task in self.candidates(fold)]
-        made = self.work / "choices" / f"{fold.name}.json"
+        return self.comparison(f"choose {fold.name}", fold, CANDIDATES, self.work / "choices" / f"{fold.name}.json")
+
+    def comparison(self, name: str, fold: Fold, recipes: Sequence[str], made: Path) -> Task:
+        """Probes of recipes inside a fold, and which of them is the best."""
+        trained = {recipe: self.candidate(fold, recipe).makes for recipe in recipes}
         return Task(
-            f"choose {fold.name}",
+            name,
             made,
             (
-                *("python", "-m", "benchmarks.recipe_choice", "--full", *(str(path.parent) for path in candidates)),
+                *("python", "-m", "benchmarks.recipe_choice", "--full"),
+                *(f"{recipe}={path.parent}" for recipe, path in trained.items()),
                 *("--export", str(self.work / "runs" / fold.inner[0].name), "--train-data", *map(str, fold.inner)),
                 *("--validation-data", *map(str, fold.validation), "--output", str(made)),
-                *("--work-dir", str(self.work / "choices" / fold.name)),
+                *("--work-dir", str(made.with_suffix(""))),
             ),
-            tuple(candidates),
+            tuple(trained.values()),
         )
 
     def trainings(self, fold: Fold) -> dict[str, Task]:
@@ -209,7 +209,8 @@ class Programme:
         first, *others = STAGE1_SEEDS
         tasks = [self.training(room, first) for room in self.rooms] + [self.export(room) for room in self.rooms]
         for fold in self.folds:
-            tasks += [*self.candidates(fold), self.choice(fold), *self.trainings(fold).values()]
+            tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
+            tasks += [self.choice(fold), *self.trainings(fold).values()]
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         tasks += [self.streets()]
         tasks += [self.training(room, seed) for seed in others for room in self.rooms]

@@ -80,7 +80,8 @@ def write_table(path: Path, evidence: Evidence) -> None:
         "",
         "## What was chosen inside the folds",
         "",
-        "Learning rate and share of fine-tuned weights. Gain: that of mIoU plus the fall of depth RMSE, both relative.",
+        "Recipe (the weights of depth and normals) and share of fine-tuned weights. Gain: that of mIoU plus the falls",
+        "of the RMSE of depth and of normals, all relative, mean of alone and with the original.",
         "",
         *choice_rows(evidence.folds),
         "",
@@ -129,13 +130,13 @@ def room_rows(comparisons: Sequence[Comparison]) -> Table:
 
 
 def choice_rows(folds: Sequence[FoldFiles]) -> Table:
-    """Learning rate and share of fine-tuned weights of every fold, and the gains they were chosen by."""
+    """Recipe and share of fine-tuned weights of every fold, and the gains they were chosen by."""
     choices = {fold.name: _read(fold.choice) for fold in folds}
     candidates = list(next(iter(choices.values()))["gains"])
     rows = header("fold", "chosen on", *(f"gain of {name}" for name in candidates), "kept")
     for fold, choice in choices.items():
         gains = [f"{100 * choice['gains'][name]:+.1f} %" for name in candidates]
-        kept = f"{choice['lr']:.0e}, {100 * choice['share']:g} %"
+        kept = f"{choice['recipe']}: {100 * choice['share']:g} %"
         rows.append(row(fold, _joined(choice["validation"]), *gains, kept))
     return rows
 

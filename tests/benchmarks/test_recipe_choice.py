@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from benchmarks.mixing import mix
-from benchmarks.recipe_choice import gain
+from benchmarks.recipe_choice import Candidate, choose, gain, recipe_options
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
+from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.targets.scenes import find_scenes
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.train import finetune
@@ -41,7 +44,7 @@ def test_a_mixed_folder_is_the_one_that_training_with_that_share_leaves(
         mix(half, 0.5, tmp_path / "twice", scenes[0].backbone)
 
 
-def test_the_gain_weighs_segmentation_and_depth_of_alone_and_together() -> None:
+def test_the_gain_weighs_segmentation_depth_and_normals_of_alone_and_together() -> None:
     results = make_results()
     names = ("original", "fine-tuned", "original + fine-tuned")
     changed = {
@@ -53,7 +56,42 @@ def test_the_gain_weighs_segmentation_and_depth_of_alone_and_together() -> None:
             name: dataclasses.replace(results.depth[name], rmse=[value])
             for name, value in zip(names, (0.5, 0.45, 0.55), strict=True)
         },
+        "normals": {
+            name: dataclasses.replace(results.normals[name], rmse=[value])
+            for name, value in zip(names, (40.0, 38.0, 42.0), strict=True)
+        },
     }
     arms = [arm for arm in results.arms if arm.name in names]
-    # +10 % and -10 % alone, +5 % and +10 % together: (0.2 - 0.05) / 2.
+    # +10 %, -10 %, -5 % alone, +5 %, +10 %, +5 % together: (0.25 - 0.1) / 2.
     assert gain(dataclasses.replace(results, arms=arms, **changed), "fine-tuned") == pytest.approx(0.075)
+
+
+def test_the_best_candidate_is_chosen_and_said_as_options(tmp_path: Path) -> None:
+    results = make_results()
+    names = ("original", "depth 1, normals 1: 50 %", "depth 2, normals 2: 100 %")
+    arms = [Arm(name, (name,)) for name in names] + [Arm(f"original + {name}", ("original", name)) for name in names]
+
+    def figures(part: dict[str, Any], field: str, values: tuple[float, ...]) -> dict[str, Any]:
+        any_arm = next(iter(part.values()))
+        return {
+            arm.name: dataclasses.replace(any_arm, **{field: [value]})
+            for arm, value in zip(arms, (*values, *values), strict=True)
+        }
+
+    results = dataclasses.replace(
+        results,
+        arms=arms,
+        segmentation=figures(results.segmentation, "miou", (0.4, 0.42, 0.42)),
+        depth=figures(results.depth, "rmse", (0.5, 0.46, 0.44)),
+        normals=figures(results.normals, "rmse", (40.0, 40.0, 39.0)),
+    )
+    candidates = [
+        Candidate("depth 1, normals 1", 0.5, tmp_path),
+        Candidate("depth 2, normals 2", 1.0, tmp_path),
+    ]
+    assert [each.name for each in candidates] == list(names[1:])
+    found = choose(candidates, results)
+    choice = tmp_path / "choice.json"
+    choice.write_text(json.dumps(found))
+    assert recipe_options(choice) == ("--depth-weight", "2", "--normal-weight", "2", "--weight-mix", "1.0")
+    assert found["gains"][names[1]] == pytest.approx(0.05 + 0.08)

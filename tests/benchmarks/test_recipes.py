@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recipes import RECIPES, Study, change_rows, write_page
+from benchmarks.recipe_choice import RECIPES
+from benchmarks.recipes import Study, change_rows, write_page
 from benchmarks.rooms import Programme
 from tests.benchmarks.test_rooms import words_after
 from tests.fit3d_finetune.report.samples import make_results
@@ -15,15 +16,16 @@ from tests.fit3d_finetune.report.samples import make_results
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     rooms = tuple(tmp_path / f"room_{index:02d}" for index in range(10))
-    return Study(Programme(rooms, tmp_path / "camvid", tmp_path / "work"))
+    programme = Programme(rooms, tmp_path / "camvid", tmp_path / "work")
+    return Study(programme, tuple(programme.folds))
 
 
 def test_recipes_are_judged_by_rooms_that_no_table_of_the_fold_is_tested_on(study: Study) -> None:
     for fold in study.programme.folds:
         test, validation = ({room.name for room in rooms} for rooms in (fold.test, fold.validation))
         for recipe in RECIPES:
-            assert words_after(study.training(fold, recipe), "--val-scenes") == test | validation
-        probing = study.probing(fold)
+            assert words_after(study.programme.candidate(fold, recipe), "--val-scenes") == test | validation
+        probing = study.comparison(fold)
         assert words_after(probing, "--validation-data") == validation
         assert not words_after(probing, "--train-data") & (test | validation)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rooms import LEARNING_RATES, Programme, make_folds
+from benchmarks.recipe_choice import CANDIDATES, RECIPES
+from benchmarks.rooms import Programme, make_folds
 from benchmarks.tasks import Task
 
 
@@ -51,7 +52,7 @@ def test_the_recipe_is_chosen_on_rooms_of_the_training_half(programme: Programme
         assert words_after(choice, "--validation-data") == validation
         assert words_after(choice, "--train-data") == {room.name for room in programme.rooms} - test - validation
         candidates = [task for task in programme.tasks() if task.makes in choice.needs]
-        assert len(candidates) == len(LEARNING_RATES)
+        assert len(candidates) == len(CANDIDATES)
         for task in candidates:
             assert words_after(task, "--val-scenes") == test | validation
 
@@ -59,14 +60,14 @@ def test_the_recipe_is_chosen_on_rooms_of_the_training_half(programme: Programme
 def test_control_and_second_seed_have_the_same_budget_and_the_recipe_of_their_fold(programme: Programme) -> None:
     (programme.work / "choices").mkdir(parents=True)
     for index, fold in enumerate(programme.folds):
-        programme.choice(fold).makes.write_text(json.dumps({"lr": 1e-5 * (index + 1), "share": 0.7}))
+        recipe = CANDIDATES[index % len(CANDIDATES)]
+        programme.choice(fold).makes.write_text(json.dumps({"recipe": recipe, "share": 0.7}))
         commands = {kind: " ".join(task.command) for kind, task in programme.trainings(fold).items()}
         plain = {re.sub(r"--(targets|seed|output-dir) \S+", "", command) for command in commands.values()}
         assert len(plain) == 1
         for task in programme.trainings(fold).values():
             assert programme.choice(fold).makes in task.needs
-            chosen = ("--lr", str(1e-5 * (index + 1)), "--weight-mix", "0.7")
-            assert task.late() == chosen
+            assert task.late() == (*RECIPES[recipe], "--weight-mix", "0.7")
 
 
 def test_two_folds_have_a_second_seed_and_stage_1_has_three(programme: Programme) -> None:

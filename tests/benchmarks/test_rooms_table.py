@@ -34,8 +34,8 @@ def evidence(tmp_path: Path, runs: list[ProbeResults]) -> Evidence:
     folds = []
     for name, run in zip("ABC", runs, strict=True):
         run.save(tmp_path / f"{name}.json")
-        gains = {"1e-04, 30 %": 0.051, "1e-04, 50 %": 0.062}
-        choice = {"lr": 1e-4, "share": 0.5, "gains": gains, "validation": ["room_02", "room_03"]}
+        gains = {"depth 1: 50 %": 0.051, "depth 2: 50 %": 0.062}
+        choice = {"recipe": "depth 2", "share": 0.5, "gains": gains, "validation": ["room_02", "room_03"]}
         (tmp_path / f"choice-{name}.json").write_text(json.dumps(choice))
         second = tmp_path / "A.json" if name == "A" else None
         folds.append(FoldFiles(name, tmp_path / f"{name}.json", tmp_path / f"choice-{name}.json", second))
@@ -89,7 +89,13 @@ def test_the_page_shows_the_pooled_comparisons_room_by_room(
 def test_the_page_says_what_was_chosen_on_what_and_how_far_seeds_differ(tmp_path: Path, evidence: Evidence) -> None:
     write_table(tmp_path / "rooms.md", evidence)
     found = tables((tmp_path / "rooms.md").read_text())
-    assert found["What was chosen inside the folds"][1] == ["A", "room_02, room_03", "+5.1 %", "+6.2 %", "1e-04, 50 %"]
+    assert found["What was chosen inside the folds"][1] == [
+        "A",
+        "room_02, room_03",
+        "+5.1 %",
+        "+6.2 %",
+        "depth 2: 50 %",
+    ]
     seeds = found["The second seed of fine-tuning"][1:]
     assert seeds
     assert all(row[0] == "A" and row[3] == row[4] for row in seeds)  # the same run twice
