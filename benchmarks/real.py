@@ -18,27 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.real_table import write_table
+from benchmarks.recipe_choice import RECIPES
 from benchmarks.rooms import export_task, stage1_task
 from benchmarks.tasks import Task, run_all
 
 HALVES = {"kitchen": (0, 500), "kitchen-test": (600, 1_000)}
 """Frames of the sequence, by their numbers; those in between belong to neither."""
 PROBE_SEEDS = ("0", "1", "2")
-SHAPE = ("--depth-weight", "1.0", "--normal-weight", "0.5")
 TUNINGS = {
-    "features": ("rooms-and-real", ()),
+    "recommended": ("rooms-and-real", ()),
     "control": ("rooms-and-real", ("--targets", "mirror")),
-    "features-depth-normals": ("rooms-and-real", SHAPE),
-    "control-depth-normals": ("rooms-and-real", (*SHAPE, "--targets", "mirror")),
-    "real-alone": ("real", SHAPE),
+    "features": ("rooms-and-real", RECIPES["features"]),
+    "real-alone": ("real", ()),
 }
 """By name: which exports, and the options beside the recommended recipe."""
-FURTHER = {
-    "with depth and normals": "features-depth-normals",
-    "2D control with depth and normals": "control-depth-normals",
-    "real scenes alone": "real-alone",
-}
-"""Arms beside fine-tuned and 2D control, which have features alone."""
+FURTHER = {"features alone": "features", "real scenes alone": "real-alone"}
+"""Arms beside fine-tuned and the 2D control, which both have targets of depth and normals."""
 
 
 def write_half(sequence: Path, folder: Path, frames: tuple[int, int]) -> Path:
@@ -106,7 +101,7 @@ class Programme:
             f"probe {name}",
             folder / "results.json",
             (
-                *("fit3d-probe", "--finetuned", str(made["features"].parent)),
+                *("fit3d-probe", "--finetuned", str(made["recommended"].parent)),
                 *("--control", str(made["control"].parent), "--arm", *further),
                 *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *PROBE_SEEDS),
                 *("--precision", "auto", "--output-dir", str(folder)),

@@ -41,7 +41,7 @@ def main() -> None:
     finetuned = DEMO / "finetuned"
     run(
         *("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned)),
-        *("--preset", "recommended", "--epochs", "6"),
+        *("--epochs", "6"),
     )
     run(
         *("fit3d-probe", "--finetuned", str(finetuned), "--output-dir", str(DEMO / "probe")),

@@ -14,7 +14,7 @@ import tyro
 from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
-from fit3d_finetune.training.recipe import PRESETS, PresetName, Recipe
+from fit3d_finetune.training.recipe import DEFAULT_PRESET, PRESETS, PresetName, Recipe
 from fit3d_finetune.training.run import Run, recorded_precision, require_output_dir
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_finetune.training.train import TrainingInterrupted, finetune
@@ -36,9 +36,9 @@ class FinetuneArguments:
     """Folder of exports (runs/), or a single one, written by fit3d-export or fit3d-lift."""
     output_dir: Path = Path("finetuned")
     """Where the fine-tuned backbone goes, as a timm local-dir folder with a model card."""
-    preset: PresetName = "paper"
-    """paper: the published recipe; recommended: what we found to work best. Options below override it."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    preset: PresetName = DEFAULT_PRESET
+    """recommended: what we found to work best; paper: the published recipe. Options below override it."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: PRESETS[DEFAULT_PRESET])
     val_scenes: tuple[str, ...] = ()
     """Scenes to hold out for validation, by name. Default: the last tenth by name (rounded down)."""
     val_fraction: float = 0.1
@@ -109,7 +109,7 @@ def run(arguments: FinetuneArguments) -> Path:
 def parse(arguments: Sequence[str]) -> FinetuneArguments:
     """Command line to arguments; the preset gives the defaults of the recipe's options."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    first.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
     preset: PresetName = first.parse_known_args(arguments)[0].preset
     default = FinetuneArguments(exports=tyro.MISSING, preset=preset, recipe=PRESETS[preset])
     return tyro.cli(FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune")

@@ -104,6 +104,7 @@ class Recipe:
                 raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
 
 
+DEFAULT_PRESET: PresetName = "recommended"
 PRESETS: dict[PresetName, Recipe] = {
     "paper": Recipe(),
     # Found on rooms (benchmarks/results/README.md): train far, then go half of the way back to the original.

@@ -43,7 +43,7 @@ def test_the_programme_makes_all_that_it_needs(programme: Programme) -> None:
     assert len(made) == len(tasks) == len({task.name for task in tasks})
     assert {path for task in tasks for path in task.needs} <= made
     assert {task.makes for task in programme.probings().values()} <= made
-    assert {*FURTHER.values(), "features", "control"} == set(TUNINGS)
+    assert {*FURTHER.values(), "recommended", "control"} == set(TUNINGS)
 
 
 def test_nothing_that_is_probed_on_was_fine_tuned_on(programme: Programme) -> None:

@@ -301,8 +301,8 @@ def test_options_that_do_not_exist(runs: Path, command: Command, options: tuple[
 
 
 def test_the_preset_gives_the_defaults_that_options_override() -> None:
-    assert parse(["--exports", "runs"]).recipe == PRESETS["paper"]
-    assert parse(["--preset", "recommended", "--exports", "runs"]).recipe == PRESETS["recommended"]
+    assert parse(["--exports", "runs"]).recipe == PRESETS["recommended"]
+    assert parse(["--preset", "paper", "--exports", "runs"]).recipe == PRESETS["paper"]
     chosen = parse(["--exports", "runs", "--preset=recommended", "--epochs", "7"]).recipe
     assert (chosen.epochs, chosen.lr) == (7, PRESETS["recommended"].lr)
 
