@@ -31,21 +31,27 @@ from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
 
-def _weights(depth: float, normals: float) -> tuple[str, ...]:
-    return "--depth-weight", str(depth), "--normal-weight", str(normals)
+def _weights(depth: float, normals: float, class_token: float) -> tuple[str, ...]:
+    return (
+        *("--depth-weight", str(depth), "--normal-weight", str(normals)),
+        *("--class-token-weight", str(class_token)),
+    )
 
 
 MIRROR = ("--targets", "mirror")
 RECIPES: dict[str, tuple[str, ...]] = {
-    "features": _weights(0, 0),
-    "depth 1": _weights(1, 0),
-    "depth 1, normals 1": _weights(1, 1),
-    "depth 2, normals 2": _weights(2, 2),
-    "mirror": (*MIRROR, *_weights(0, 0)),
-    "mirror, depth 1, normals 1": (*MIRROR, *_weights(1, 1)),
+    "features": _weights(0, 0, 0),
+    "class token": _weights(0, 0, 1),
+    "depth": _weights(1, 0, 0),
+    "depth, class token": _weights(1, 0, 1),
+    "depth, normals": _weights(1, 1, 0),
+    "depth, normals, class token": _weights(1, 1, 1),
+    "all of them twice": _weights(2, 2, 2),
+    "mirror": (*MIRROR, *_weights(0, 0, 0)),
+    "mirror, depth, normals, class token": (*MIRROR, *_weights(1, 1, 1)),
 }
-"""By name: options beside the recommended preset's."""
-CANDIDATES = ("depth 1, normals 1", "depth 2, normals 2")
+"""By what is taught beside features: options beside the recommended preset's. Mirror: the control's features."""
+CANDIDATES = ("depth, normals, class token",)
 """The recipes that a fold chooses from."""
 SHARES = (0.5, 0.7, 1.0)
 TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "normals", "consistency")

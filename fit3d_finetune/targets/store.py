@@ -51,7 +51,7 @@ from fit3d_ns.scene.views import PinholeView
 
 FORMAT_VERSION = 2
 TargetKind = Literal["gaussians", "mirror"]
-StoreKind = Literal["gaussians", "mirror", "original", "geometry"]
+StoreKind = Literal["gaussians", "mirror", "original", "geometry", "class-token"]
 AREA = TargetRule()
 
 
@@ -97,7 +97,8 @@ class TargetStore:
         kind: "gaussians" renders the scenes. "mirror" is the control without 3D: the features that the original
             `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
             "geometry" renders depth and normals (`fit3d_finetune.targets.geometry`) in the place of features.
-        backbone: of the exports; used by "mirror" and "original" only.
+            "class-token": the one of the original `backbone` for the image, as a map of one patch.
+        backbone: of the exports; used by "mirror", "original" and "class-token" only.
         rule: on which patches targets lie, how they come there and which count.
     """
 
@@ -221,10 +222,13 @@ class TargetStore:
 
     @torch.no_grad()
     def _encoded(self, scene: int, view: int) -> StoredTarget:
-        """The original backbone's features of the image, or of the mirrored image mirrored back."""
+        """The original's class token or features of the image, or features of the mirrored image mirrored back."""
         if self._network is None:
             self._network = load_backbone(self.backbone, self.device)
         image = self.image(scene, view)[None].to(self.device)
+        if self.kind == "class-token":
+            _, token = self._network.forward_with_class_token(image)
+            return as_stored(token[None], torch.ones(1, 1), None)
         maps = self._network(image.flip(-1)).flip(-1) if self.kind == "mirror" else self._network(image)
         grid, mask = self.scenes[scene].grid(view), self._mask(scene, view)
         weights = torch.ones(grid)
@@ -289,6 +293,8 @@ class TargetStore:
         channels = scene.feature_dim if undecoded else scene.backbone.embed_dim
         if self.kind == "geometry":
             channels = CHANNELS
+        if self.kind == "class-token":
+            return scene.num_views * (2 * channels + 1024)
         total = 4 * scene.backbone.embed_dim * (scene.feature_dim + 1)
         for view in range(scene.num_views):
             h, w = scene.grid(view)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-SCALE_SHARE = 0.85
-"""Of a log depth's mean error that is forgiven (lambda of Eigen et al., NeurIPS 2014, as in AdaBins and Probe3D)."""
 EPSILON = 1e-6
 
 
 def scale_invariant_loss(log_depth: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """sqrt(mean g^2 - 0.85 mean(g)^2) of an image, g = log_depth - target; zero if no patch counts.
+    """sqrt(mean g^2 - mean(g)^2) of an image, g = log_depth - target; zero if no patch counts.
+
+    The loss of Eigen et al. (NeurIPS 2014) that forgives an image's scale whole. What others leave of it (0.15 of the
+    mean's square) a backbone learns by heart for the few scenes that it is trained on: rooms that it never saw then
+    have the right shape in the wrong size (benchmarks/results/recipes.md).
 
     Args:
         log_depth, target: [h, w].
@@ -22,7 +24,7 @@ def scale_invariant_loss(log_depth: Tensor, target: Tensor, weights: Tensor) -> 
     mean = (error * weights).sum() / total
     square = (error.square() * weights).sum() / total
     # The root's slope has no bound at zero, where a perfect prediction or an image without a patch would be.
-    return (square - SCALE_SHARE * mean.square() + EPSILON).sqrt() - EPSILON**0.5
+    return (square - mean.square() + EPSILON).sqrt() - EPSILON**0.5
 
 
 def normal_loss(normals: Tensor, target: Tensor, weights: Tensor) -> Tensor:

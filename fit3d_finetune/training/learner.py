@@ -27,8 +27,8 @@ class Learner:
     @property
     def trained(self) -> dict[str, nn.Parameter]:
         """All that the optimiser changes, by name."""
-        heads = {} if self.teacher is None else dict(self.teacher.heads.named_parameters(prefix="heads"))
-        return {**self.parameters, **heads}
+        heads = None if self.teacher is None else self.teacher.heads
+        return {**self.parameters, **({} if heads is None else dict(heads.named_parameters(prefix="heads")))}
 
 
 def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
@@ -36,10 +36,11 @@ def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
     parameters = tuned_parameters(backbone)
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in parameters)
-    teacher = None
+    heads = teacher = None
     if recipe.teaches_geometry:
         heads = GeometryHeads(backbone.embed_dim, recipe.depth_weight > 0, recipe.normal_weight > 0)
         heads = heads.to(next(backbone.parameters()).device)
-        teacher = Teacher(heads, recipe.depth_weight, recipe.normal_weight)
-    optimizer = build_optimizer(backbone, recipe, None if teacher is None else teacher.heads)
+    if recipe.teaches_geometry or recipe.class_token_weight > 0:
+        teacher = Teacher(heads, recipe.depth_weight, recipe.normal_weight, recipe.class_token_weight)
+    optimizer = build_optimizer(backbone, recipe, heads)
     return Learner(backbone, parameters, teacher, optimizer)

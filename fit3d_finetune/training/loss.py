@@ -48,11 +48,18 @@ def weighted_mean(errors: Sequence[Tensor], weights: Sequence[Tensor], mean: Los
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a backbone is taught of shape beside its features: heads, and how much each of them counts."""
+    """What a backbone is taught beside its features, and how much each of it counts."""
 
-    heads: GeometryHeads
+    heads: GeometryHeads | None
+    """Of depth and normals; None: neither is taught."""
     depth_weight: float
     normal_weight: float
+    class_token_weight: float
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By what is taught."""
+        return {"depth": self.depth_weight, "normals": self.normal_weight, "class_token": self.class_token_weight}
 
 
 def batch_loss(
@@ -62,9 +69,9 @@ def batch_loss(
     mean: LossMean = "batch",
     teacher: Teacher | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of some samples, and figures without gradient: "cosine" of the features, "depth" and "normals" as losses.
+    """Loss of some samples, and figures without gradient: "cosine" of the features, and all other losses.
 
-    Samples of one size share a forward pass. Losses of depth and normals are means over the images.
+    Samples of one size share a forward pass. Losses of depth, normals and class tokens are means over the images.
     """
     device = next(backbone.parameters()).device
     groups: dict[tuple[int, ...], list[Sample]] = {}
@@ -73,14 +80,14 @@ def batch_loss(
     errors: list[Tensor] = []
     angles: list[Tensor] = []
     weights: list[Tensor] = []
-    shape: list[dict[str, Tensor]] = []
+    taught: list[dict[str, Tensor]] = []
     for group in groups.values():
         images = torch.stack([sample.image for sample in group]).to(device, non_blocking=True)
         if teacher is None:
             maps = backbone(images)
         else:
             maps, tokens = backbone.forward_with_class_token(images)
-            shape += _shape_losses(teacher.heads, maps, tokens, group)
+            taught += [_taught(teacher, maps[i : i + 1], tokens[i : i + 1], one) for i, one in enumerate(group)]
         for features, sample in zip(maps.permute(0, 2, 3, 1), group, strict=True):
             target = sample.features.to(device)
             errors.append(patch_errors(features, target, kind))
@@ -89,27 +96,33 @@ def batch_loss(
     loss = weighted_mean(errors, weights, mean)
     figures = {"cosine": 1 - weighted_mean(angles, weights, mean)}
     if teacher is not None:
-        for name, weight in (("depth", teacher.depth_weight), ("normals", teacher.normal_weight)):
-            if weight > 0:
-                part = torch.stack([losses[name] for losses in shape]).mean()
+        for name, weight in teacher.weights.items():
+            parts = [losses[name] for losses in taught if name in losses]
+            if weight > 0 and parts:
+                part = torch.stack(parts).mean()
                 loss, figures[name] = loss + weight * part, part.detach()
     return loss, figures
 
 
-def _shape_losses(
-    heads: GeometryHeads, maps: Tensor, tokens: Tensor, samples: Sequence[Sample]
-) -> list[dict[str, Tensor]]:
-    """Each image's losses of depth and normals, as far as there are heads for them."""
-    depths, normals = heads(maps, tokens)
-    losses = []
-    for index, sample in enumerate(samples):
+def _taught(teacher: Teacher, maps: Tensor, tokens: Tensor, sample: Sample) -> dict[str, Tensor]:
+    """An image's losses of what is taught beside its features, as far as there is a target.
+
+    Args:
+        teacher: with heads of what is taught of shape.
+        maps: features [1, C, h, w] of the image.
+        tokens: its class token [1, C].
+        sample: its targets.
+    """
+    found = {}
+    if teacher.heads is not None:
         if sample.geometry is None:
             raise ValueError("heads of depth or normals need samples with their geometry")
+        depths, normals = teacher.heads(maps, tokens)
         target, weights = (part.to(maps.device) for part in (sample.geometry.features, sample.geometry.weights))
-        found = {}
         if depths is not None:
-            found["depth"] = scale_invariant_loss(depths[index], target[..., 0], weights)
+            found["depth"] = scale_invariant_loss(depths[0], target[..., 0], weights)
         if normals is not None:
-            found["normals"] = normal_loss(normals[index], target[..., 1:4], weights * target[..., 4])
-        losses.append(found)
-    return losses
+            found["normals"] = normal_loss(normals[0], target[..., 1:4], weights * target[..., 4])
+    if sample.class_token is not None:
+        found["class_token"] = 1 - F.cosine_similarity(tokens[0], sample.class_token.to(tokens.device), dim=0)
+    return found

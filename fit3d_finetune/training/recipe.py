@@ -67,6 +67,8 @@ class Recipe:
     log depth that the Gaussians render (scale-invariant; the head is thrown away in the end). 0: no such head."""
     normal_weight: float = 0.0
     """The same for a linear head on the patch token that predicts the Gaussians' surface normals. 0: no such head."""
+    class_token_weight: float = 0.0
+    """Of a loss that keeps the class token the original's (1 - cosine): the scale of an image stands in it. 0: none."""
     head_lr: float = 1e-3
     """AdamW's learning rate of these heads."""
 
@@ -99,7 +101,7 @@ class Recipe:
         for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
-        for name in ("weight_decay", "depth_weight", "normal_weight"):
+        for name in ("weight_decay", "depth_weight", "normal_weight", "class_token_weight"):
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
 
@@ -121,6 +123,9 @@ PRESETS: dict[PresetName, Recipe] = {
         resampling="area",
         last_batch="keep",
         precision="auto",
+        depth_weight=1.0,
+        normal_weight=1.0,
+        class_token_weight=1.0,
     ),
 }
 
@@ -129,7 +134,7 @@ RELEASE_0_1: dict[str, Any] = {
         name: getattr(PRESETS["recommended"], name)
         for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
     },
-    **{name: getattr(Recipe(), name) for name in ("depth_weight", "normal_weight", "head_lr")},
+    **{name: getattr(Recipe(), name) for name in ("depth_weight", "normal_weight", "class_token_weight", "head_lr")},
 }
 """What release 0.1 did in every recipe, and so did not record."""
 

@@ -35,6 +35,8 @@ class Sample:
     """[h, w] in 0..1."""
     geometry: Target | None = None
     """Log canonical depth, normals and their weights [h, w, 5], and how much each patch counts; None: not taught."""
+    class_token: Tensor | None = None
+    """[C] that the original backbone gives for the image; None: it may change."""
 
 
 class Samples:
@@ -46,6 +48,7 @@ class Samples:
         originals: the views' own features, for `keep_original`; None where that is 0.
         keep_original: share of the own features in the target.
         geometry: the views' depth and normals; None where they are not taught.
+        class_tokens: the original's class tokens of the views; None where they may change.
     """
 
     def __init__(
@@ -55,9 +58,10 @@ class Samples:
         originals: TargetStore | None = None,
         keep_original: float = 0.0,
         geometry: TargetStore | None = None,
+        class_tokens: TargetStore | None = None,
     ) -> None:
         self.refs = refs
-        self.geometry = geometry
+        self.geometry, self.class_tokens = geometry, class_tokens
         self.targets, self.originals, self.keep_original = targets, originals, keep_original
 
     def of(self, refs: Sequence[ViewRef]) -> Samples:
@@ -70,7 +74,8 @@ class Samples:
     @property
     def target_seconds(self) -> float:
         """Spent on targets so far."""
-        return sum(store.seconds for store in (self.targets, self.originals, self.geometry) if store is not None)
+        stores = (self.targets, self.originals, self.geometry, self.class_tokens)
+        return sum(store.seconds for store in stores if store is not None)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is, without augmentation."""
@@ -80,7 +85,8 @@ class Samples:
         if self.originals is not None:
             features = torch.lerp(features, self.originals.get(ref.scene, ref.view).features, self.keep_original)
         geometry = None if self.geometry is None else self.geometry.get(ref.scene, ref.view)
-        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights, geometry)
+        token = None if self.class_tokens is None else self.class_tokens.get(ref.scene, ref.view).features[0, 0]
+        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights, geometry, token)
 
 
 def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
@@ -95,19 +101,21 @@ def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
 
 
 def flip(sample: Sample) -> Sample:
-    """The mirror image: normals point the other way along x, depth and focal length stay."""
+    """The mirror image: normals point the other way along x; depth, focal length and class token stay."""
     geometry = sample.geometry
     if geometry is not None:
         values = geometry.features.flip(1) * geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0, 1.0])
         geometry = Target(values, geometry.weights.flip(1))
-    return Sample(sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1), geometry)
+    image, features, weights = sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1)
+    return Sample(image, features, weights, geometry, sample.class_token)
 
 
 def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
     """Cut out the part with sides `scale` times the image's, centred at (x, y) in -1..1, and enlarge it to full size.
 
     The target is resampled bilinearly at the centres of the new patches; those that fall on patches that do not
-    count do not count either. The crop has a longer lens, and looks as if from nearer by.
+    count do not count either. The crop has a longer lens, and looks as if from nearer by. Its class token is free: the
+    original's is known of the whole image alone.
     """
     theta = torch.tensor([[[scale, 0.0, x], [0.0, scale, y]]])
 

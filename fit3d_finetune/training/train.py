@@ -215,10 +215,11 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
         refs = [ref for split in splits for ref in view_refs(scenes, split)]
         keep = run.recipe.keep_original
         originals = store(scenes, "original") if keep > 0 else None
-        geometry = store(scenes, "geometry") if taught else None
-        return Samples(refs, store(scenes, run.targets), originals, keep, geometry)
+        geometry = store(scenes, "geometry") if taught and (run.recipe.teaches_geometry or run.keep_heads) else None
+        tokens = store(scenes, "class-token") if taught and run.recipe.class_token_weight > 0 else None
+        return Samples(refs, store(scenes, run.targets), originals, keep, geometry, tokens)
 
-    train = samples(run.train_scenes, "train", taught=run.recipe.teaches_geometry or run.keep_heads)
+    train = samples(run.train_scenes, "train", taught=True)
     if len(train) == 0:
         raise InputError("the exports have no training views: export scenes with a training split.")
     validation: dict[str, Samples] = {}

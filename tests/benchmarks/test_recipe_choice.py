@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.mixing import mix
-from benchmarks.recipe_choice import Candidate, choose, gain, recipe_options
+from benchmarks.recipe_choice import RECIPES, Candidate, choose, gain, recipe_options
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.targets.scenes import find_scenes
@@ -68,7 +68,7 @@ def test_the_gain_weighs_segmentation_depth_and_normals_of_alone_and_together() 
 
 def test_the_best_candidate_is_chosen_and_said_as_options(tmp_path: Path) -> None:
     results = make_results()
-    names = ("original", "depth 1, normals 1: 50 %", "depth 2, normals 2: 100 %")
+    names = ("original", "depth, normals: 50 %", "depth, normals, class token: 100 %")
     arms = [Arm(name, (name,)) for name in names] + [Arm(f"original + {name}", ("original", name)) for name in names]
 
     def figures(part: dict[str, Any], field: str, values: tuple[float, ...]) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def test_the_best_candidate_is_chosen_and_said_as_options(tmp_path: Path) -> Non
         normals=figures(results.normals, "rmse", (40.0, 40.0, 39.0)),
     )
     candidates = [
-        Candidate("depth 1, normals 1", 0.5, tmp_path),
-        Candidate("depth 2, normals 2", 1.0, tmp_path),
+        Candidate("depth, normals", 0.5, tmp_path),
+        Candidate("depth, normals, class token", 1.0, tmp_path),
     ]
     assert [each.name for each in candidates] == list(names[1:])
     found = choose(candidates, results)
     choice = tmp_path / "choice.json"
     choice.write_text(json.dumps(found))
-    assert recipe_options(choice) == ("--depth-weight", "2", "--normal-weight", "2", "--weight-mix", "1.0")
+    assert recipe_options(choice) == (*RECIPES["depth, normals, class token"], "--weight-mix", "1.0")
     assert found["gains"][names[1]] == pytest.approx(0.05 + 0.08)

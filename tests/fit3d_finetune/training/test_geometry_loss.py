@@ -8,7 +8,7 @@ from torch import nn
 
 from fit3d_finetune.backbone.geometry import GeometryHeads
 from fit3d_finetune.targets.files import Target
-from fit3d_finetune.training.geometry_loss import SCALE_SHARE, normal_loss, scale_invariant_loss
+from fit3d_finetune.training.geometry_loss import normal_loss, scale_invariant_loss
 from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Sample
@@ -35,14 +35,14 @@ def test_the_scale_invariant_loss_is_its_formula(maps: tuple[torch.Tensor, ...])
         for j in range(W):
             error, weight = float(values[i, j] - target[i, j]), float(weights[i, j])
             total, square, mean = total + weight, square + weight * error**2, mean + weight * error
-    expected = (square / total - SCALE_SHARE * (mean / total) ** 2) ** 0.5
+    expected = (square / total - (mean / total) ** 2) ** 0.5
     assert float(scale_invariant_loss(values, target, weights)) == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_wrong_unit_costs_little_and_wrong_shape_all(maps: tuple[torch.Tensor, ...]) -> None:
+def test_a_wrong_size_costs_nothing_and_a_wrong_shape_all(maps: tuple[torch.Tensor, ...]) -> None:
     _, target, weights = maps
     unit = float(scale_invariant_loss(target + 1, target, weights))
-    assert unit == pytest.approx((1 - SCALE_SHARE) ** 0.5, abs=2e-3)
+    assert unit == pytest.approx(0, abs=2e-3)
     assert float(scale_invariant_loss(target, target, weights)) == pytest.approx(0, abs=1e-6)
     assert float(scale_invariant_loss(-target, target, weights)) > 1
 

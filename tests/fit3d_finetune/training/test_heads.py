@@ -104,6 +104,39 @@ class Planted:
         return self.samples[index]
 
 
+def class_token_cosine(folder: Path, images: list[torch.Tensor]) -> float:
+    """Between the original's and the fine-tuned backbone's."""
+    described = read_finetuned(folder)
+    original, tuned = load_backbone(described.original), load_backbone(described.finetuned)
+    with torch.no_grad():
+        tokens = [network.forward_with_class_token(torch.stack(images))[1] for network in (original, tuned)]
+    return float(torch.cosine_similarity(*tokens, dim=-1).mean())
+
+
+def test_class_tokens_stay_where_they_were_if_asked_for(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    samples = Samples(view_refs([scene], "train"), store_of(tmp_path / "targets", scene))
+    images = [samples[index].image for index in range(len(samples))]
+    kept = []
+    for weight in (0.0, 10.0):
+        recipe = Recipe(lr=1e-3, epochs=10, clip_norm=1.0, class_token_weight=weight)
+        kept.append(class_token_cosine(finetune(run_of(tmp_path / str(weight), [scene], recipe)), images))
+    assert 1 - kept[1] < 0.3 * (1 - kept[0])
+
+
+def test_a_store_gives_the_class_tokens_of_the_original(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    store = store_of(tmp_path / "targets", scene, kind="class-token")
+    images = store_of(tmp_path / "targets", scene)
+    backbone = load_backbone(BACKBONE)
+    for ref in view_refs([scene], "train"):
+        with torch.no_grad():
+            _, expected = backbone.forward_with_class_token(images.image(ref.scene, ref.view)[None])
+        found = store.get(ref.scene, ref.view).features
+        assert found.shape == (1, 1, 64)
+        torch.testing.assert_close(found[0, 0], expected[0], atol=2e-3, rtol=2e-3)
+
+
 def test_the_closed_form_finds_planted_heads() -> None:
     torch.manual_seed(0)
     planted = GeometryHeads(64, depth=True, normals=True)

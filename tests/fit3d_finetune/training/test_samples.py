@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from fit3d_finetune.targets.scenes import Scene, view_refs
 from fit3d_finetune.training.recipe import Recipe
-from fit3d_finetune.training.samples import Loader, Sample, Samples, augment, crop, step_indices, steps_per_epoch
+from fit3d_finetune.training.samples import (
+    Loader,
+    Sample,
+    Samples,
+    augment,
+    crop,
+    flip,
+    step_indices,
+    steps_per_epoch,
+)
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from tests.fit3d_finetune.scenes import store_of
 
@@ -42,6 +52,13 @@ def test_after_augmentation_the_target_still_belongs_to_the_image(crop_scale: fl
     error = (sample.features - colours(sample)).abs().mean()
     assert error < 0.008
     assert (sample.features.flip(1) - colours(sample)).abs().mean() > 5 * error + 0.05
+
+
+def test_a_mirror_image_keeps_its_class_token_and_a_crop_has_none() -> None:
+    token = torch.arange(4.0)
+    sample = dataclasses.replace(colour_sample(), class_token=token)
+    assert flip(sample).class_token is token
+    assert crop(sample, 0.5, 0.0, 0.0).class_token is None
 
 
 def test_half_of_the_samples_are_flipped() -> None:
