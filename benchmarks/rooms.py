@@ -7,7 +7,8 @@ fine-tuning and its control on the other eight rooms, and probes trained on the 
 its own features as targets, mirrored, and the same targets of depth and normals. The recipe and the share of fine-tuned
 weights are chosen inside the fold: trainings of their own on six of the eight rooms, judged on the two that are left
 (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are probed on CamVid, as
-data of another domain. Stage 1 is done once with each of three seeds; exports are of the first.
+data of another domain. Stage 1 is done once with each of three seeds; exports are of the first. --once leaves out what
+repeats: the second seeds of fine-tuning, and the other two of stage 1.
 
 Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -88,10 +89,18 @@ class Programme:
     rooms: tuple[Path, ...]
     camvid: Path
     work: Path
+    once: bool = False
+    """Without second seeds of fine-tuning, and with the first one of stage 1 alone."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of stage 1."""
+        return STAGE1_SEEDS[:1] if self.once else STAGE1_SEEDS
 
     @property
     def folds(self) -> list[Fold]:
-        return make_folds(self.rooms)
+        folds = make_folds(self.rooms)
+        return [replace(fold, second_seed=False) for fold in folds] if self.once else folds
 
     # ---- stage 1
 
@@ -206,7 +215,7 @@ class Programme:
 
     def tasks(self) -> list[Task]:
         """Everything, in an order that shows the folds' results early."""
-        first, *others = STAGE1_SEEDS
+        first, *others = self.seeds
         tasks = [self.training(room, first) for room in self.rooms] + [self.export(room) for room in self.rooms]
         for fold in self.folds:
             tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
@@ -214,7 +223,7 @@ class Programme:
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         tasks += [self.streets()]
         tasks += [self.training(room, seed) for seed in others for room in self.rooms]
-        return tasks + [self.evaluation(room, seed) for seed in STAGE1_SEEDS for room in self.rooms]
+        return tasks + [self.evaluation(room, seed) for seed in self.seeds for room in self.rooms]
 
     def _probings(self, fold: Fold) -> list[Task]:
         kinds = [kind for kind in self.trainings(fold) if kind != "mirror"]
@@ -226,7 +235,7 @@ class Programme:
         for fold in self.folds:
             first, *second = (task.makes for task in self._probings(fold))
             folds.append(FoldFiles(fold.name, first, self.choice(fold).makes, second[0] if second else None))
-        stage1 = {room.name: [self.metrics(room, seed) for seed in STAGE1_SEEDS] for room in self.rooms}
+        stage1 = {room.name: [self.metrics(room, seed) for seed in self.seeds] for room in self.rooms}
         return Evidence(folds, self.streets().makes, stage1)
 
 
@@ -237,12 +246,13 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, required=True)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rooms.md")
+    parser.add_argument("--once", action="store_true", help="without repetitions by other seeds")
     arguments = parser.parse_args()
     rooms = tuple(sorted(arguments.rooms.resolve().glob("room_*")))
     work = arguments.work_dir.resolve()
     for folder in ("metrics", "choices"):
         (work / folder).mkdir(parents=True, exist_ok=True)
-    programme = Programme(rooms, arguments.camvid.resolve(), work)
+    programme = Programme(rooms, arguments.camvid.resolve(), work, arguments.once)
     run_all(programme.tasks(), work / "logs")
     write_table(arguments.output, programme.evidence())
     print(f"Results: {arguments.output}")

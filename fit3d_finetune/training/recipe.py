@@ -109,14 +109,14 @@ class Recipe:
 DEFAULT_PRESET: PresetName = "recommended"
 PRESETS: dict[PresetName, Recipe] = {
     "paper": Recipe(),
-    # Found on rooms (benchmarks/results/README.md): train far, then go half of the way back to the original.
+    # Found on rooms (benchmarks/results/rooms.md): train far, then go part of the way back to the original.
     "recommended": Recipe(
         epochs=2,
         lr=1e-4,
         warmup=0.05,
         schedule="cosine",
         clip_norm=1.0,
-        weight_mix=0.5,
+        weight_mix=0.7,
         loss_mean="image",
         uncovered="ignore",
         patch_grid="export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -76,7 +77,9 @@ def test_two_folds_have_a_second_seed_and_stage_1_has_three(programme: Programme
     assert {len(metrics) for metrics in evidence.stage1.values()} == {3}
 
 
-def test_the_programme_makes_all_that_it_needs(programme: Programme) -> None:
+@pytest.mark.parametrize("once", [False, True])
+def test_the_programme_makes_all_that_it_needs(programme: Programme, once: bool) -> None:
+    programme = dataclasses.replace(programme, once=once)
     tasks = programme.tasks()
     made = {task.makes for task in tasks}
     assert len(made) == len(tasks) == len({task.name for task in tasks})
@@ -84,6 +87,15 @@ def test_the_programme_makes_all_that_it_needs(programme: Programme) -> None:
     evidence = programme.evidence()
     shown = {path for fold in evidence.folds for path in (fold.results, fold.choice)}
     assert shown | {evidence.streets} | {path for paths in evidence.stage1.values() for path in paths} <= made
+
+
+def test_once_leaves_out_repetitions_alone(programme: Programme) -> None:
+    once = dataclasses.replace(programme, once=True)
+    assert {task.makes for task in once.tasks()} < {task.makes for task in programme.tasks()}
+    evidence = once.evidence()
+    assert [fold.name for fold in evidence.folds] == [fold.name for fold in programme.folds]
+    assert all(fold.second_seed is None for fold in evidence.folds)
+    assert {len(metrics) for metrics in evidence.stage1.values()} == {1}
 
 
 def test_folds_of_other_numbers_of_rooms_test_each_once_too() -> None:
