@@ -55,7 +55,7 @@ def write_table(path: Path, evidence: Evidence) -> None:
     seconds = [ProbeResults.load(fold.second_seed) for fold in evidence.folds if fold.second_seed is not None]
     against_original = pool([*runs, *seconds])
     against_control = pool([*runs, *seconds], [*CONTROL_PAIRS, WIDTH_PAIR])
-    rooms = sum(len(run.scenes) for run in runs)
+    rooms, repeated = sum(len(run.scenes) for run in runs), len(seconds) or "none of the"
     lines = [
         f"# Five-fold cross-validation over {rooms} rooms",
         "",
@@ -63,7 +63,7 @@ def write_table(path: Path, evidence: Evidence) -> None:
         f"({_versions(runs[0])}); what it says: [README.md](README.md).",
         "",
         f"Every room is a test room once. Protocol {runs[0].protocol}, probe seeds {_joined(runs[0].seeds)}; a second",
-        f"seed of fine-tuning in {len(seconds) or 'none of the'} folds. Figures are means over rooms. Intervals and p-values:",
+        f"seed of fine-tuning in {repeated} folds. Figures are means over rooms. Intervals and p-values:",
         "hierarchical bootstrap over rooms, blocks of frames and seeds; p after Holm's correction over a table's rows.",
         "",
         "## Against the original",
