@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned, require_original
 from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
-from fit3d_finetune.probing.data.checks import TASKS, VIEW_TASKS, TaskName
+from fit3d_finetune.probing.data.checks import DEFAULT_TASKS, TASKS, VIEW_TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
@@ -60,7 +60,7 @@ class ProbeArguments:
     original's architecture, or the name of a timm model. Each is probed alone and together with the original."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """What to probe where no fine-tuned folder is given."""
-    tasks: tuple[TaskName, ...] = TASKS
+    tasks: tuple[TaskName, ...] = DEFAULT_TASKS
     """What to measure."""
     protocol: ProtocolName = "fast"
     """fast: cached features of whole images, minutes on a CPU; paper: what the published code does, crops encoded anew

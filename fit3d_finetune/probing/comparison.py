@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching"]
+Task = Literal["segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching"]
 """The fields of `ProbeResults` that hold figures."""
-TRAINED: tuple[Task, ...] = ("segmentation", "depth", "normals")
+TRAINED: tuple[Task, ...] = ("segmentation", "depth", "depth_patches", "normals")
 """Those that train a head, by seed."""
 Unit = Literal["%", "m", "°"]
 """%: shares in 0..1, written times 100, their differences in points. m: metres. °: degrees."""

@@ -32,6 +32,7 @@ def train_depth(
     seeds: Sequence[int],
     protocol: FastProtocol,
     max_depth: float,
+    class_tokens: bool = True,
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass; see `train_on_whole_images`.
 
@@ -42,6 +43,7 @@ def train_depth(
         seeds: of the probes.
         protocol: schedule and batch sizes.
         max_depth: metres; larger depths do not count.
+        class_tokens: whether heads read them too.
     """
 
     @lru_cache(CACHED_TRUTHS)
@@ -54,8 +56,9 @@ def train_depth(
         known = (depth > 0) & (depth <= max_depth)
         return depth_loss(predicted.permute(2, 3, 0, 1), depth, known).sum()
 
+    bins = protocol.depth_bins
     return train_on_whole_images(
-        encoded, statistics, arms, seeds, protocol.depth_bins, protocol, truth, loss, "Depth probes"
+        encoded, statistics, arms, seeds, bins, protocol, truth, loss, "Depth probes", class_tokens
     )
 
 

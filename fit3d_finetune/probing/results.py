@@ -163,6 +163,8 @@ class ProbeResults:
     segmentation: dict[str, SegmentationResult] = field(default_factory=dict)
     """By arm name; empty if the data has no labels. The same for the others."""
     depth: dict[str, DepthResult] = field(default_factory=dict)
+    depth_patches: dict[str, DepthResult] = field(default_factory=dict)
+    """Heads without class tokens."""
     normals: dict[str, NormalsResult] = field(default_factory=dict)
     nearest_neighbours: dict[str, NearestNeighbourResult] = field(default_factory=dict)
     consistency: dict[str, ConsistencyResult] = field(default_factory=dict)
@@ -218,6 +220,7 @@ class ProbeResults:
 _PARTS: dict[str, Any] = {
     "segmentation": SegmentationResult,
     "depth": DepthResult,
+    "depth_patches": DepthResult,
     "normals": NormalsResult,
     "nearest_neighbours": NearestNeighbourResult,
     "consistency": ConsistencyResult,

@@ -36,7 +36,7 @@ from fit3d_finetune.probing.normals import NormalsScores, fit_normals, predict_n
 from fit3d_finetune.probing.paper import depth as paper_depth
 from fit3d_finetune.probing.paper import segmentation as paper_segmentation
 from fit3d_finetune.probing.paper.encoding import CropEncoder
-from fit3d_finetune.probing.protocol import PaperProtocol, Protocol
+from fit3d_finetune.probing.protocol import FAST, FastProtocol, PaperProtocol, Protocol
 from fit3d_finetune.probing.results import Arm, Example, ProbeResults
 from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
 from fit3d_finetune.probing.significance import compare_arms
@@ -65,7 +65,7 @@ class Probing:
     def trains_on_whole_images(self) -> bool:
         """Whether a task needs the cached features of training images."""
         probes = {"segmentation", "depth"} & {*self.tasks}
-        return bool({"nearest-neighbours", "normals"} & {*self.tasks}) or (
+        return bool({"nearest-neighbours", "normals", "depth-patches"} & {*self.tasks}) or (
             self.protocol.name == "fast" and bool(probes)
         )
 
@@ -149,6 +149,12 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
                     first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
                     examples[at[index]].predicted_depth.update(first)
         results = replace(results, depth=depths.results(results.image_scenes, len(scenes)))
+    if "depth-patches" in probing.tasks:
+        with _timed(seconds, "depth without class token"):
+            plain = DepthScores(probing.arms, probing.seeds, len(test), probing.max_depth)
+            for index, predicted_depth in _estimate_depth_of_patches(probing, encoded_train, encoded_test):
+                plain.add(index, probing.benchmark.scored(test[index].depth()), predicted_depth)
+        results = replace(results, depth_patches=plain.results(results.image_scenes, len(scenes)))
     if "normals" in probing.tasks:
         with _timed(seconds, "normals"):
             angles = NormalsScores(probing.arms, probing.seeds, len(test))
@@ -211,6 +217,17 @@ def _estimate_depth(
     return predict_depth(heads, encoded_test, statistics, farthest)
 
 
+def _estimate_depth_of_patches(
+    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
+) -> Iterator[tuple[int, Any]]:
+    # The published depth probe has class tokens: without them there is our schedule alone.
+    protocol = probing.protocol if isinstance(probing.protocol, FastProtocol) else FAST
+    arms, seeds, farthest = probing.arms, probing.seeds, probing.max_depth
+    statistics = standardizations(encoded_train)
+    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest, class_tokens=False)
+    return predict_depth(heads, encoded_test, statistics, farthest)
+
+
 def _estimate_normals(
     probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
 ) -> Iterator[tuple[int, Any]]:
@@ -242,7 +259,7 @@ def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
 
 def _check_files(probing: Probing) -> Array:
     """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
-    if "depth" in probing.tasks or "normals" in probing.tasks:
+    if {"depth", "depth-patches", "normals"} & {*probing.tasks}:
         probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")
         check_depth(probing.test, probing.max_depth, "test")

@@ -14,7 +14,7 @@ import numpy as np
 
 from fit3d_finetune.probing.comparison import Task, Unit
 from fit3d_finetune.probing.counts import Array, ClassCounts
-from fit3d_finetune.probing.results import ConsistencyResult, MatchingResult, ProbeResults
+from fit3d_finetune.probing.results import ConsistencyResult, DepthResult, MatchingResult, ProbeResults
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,8 @@ def figures_of(results: ProbeResults) -> list[Figure]:
         figures.append(Figure("segmentation", "mIoU", "%", True, _segmentation))
     if results.depth:
         figures.append(Figure("depth", "RMSE", "m", False, _depth))
+    if results.depth_patches:
+        figures.append(Figure("depth_patches", "patches RMSE", "m", False, _depth_patches))
     if results.normals:
         figures.append(Figure("normals", "RMSE angle", "°", False, _normals))
     if results.nearest_neighbours:
@@ -207,7 +209,14 @@ def _iou(results: ProbeResults, counts: ClassCounts) -> list[SceneSums]:
 
 
 def _depth(results: ProbeResults, arm: str) -> list[SceneSums]:
-    found = results.depth[arm]
+    return _rmse(results, results.depth[arm])
+
+
+def _depth_patches(results: ProbeResults, arm: str) -> list[SceneSums]:
+    return _rmse(results, results.depth_patches[arm])
+
+
+def _rmse(results: ProbeResults, found: DepthResult) -> list[SceneSums]:
     rmse = image_rmse(found.squared_error, found.pixels)
     return value_sums(rmse, results.image_scenes, len(results.scenes))
 

@@ -17,7 +17,7 @@ from fit3d_ns.common.atomic import atomic_file
 Table = list[list[Any]]
 
 TABLES = (
-    *("segmentation", "classes", "depth", "normals", "nearest_neighbours", "consistency", "matching"),
+    *("segmentation", "classes", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching"),
     *("comparisons", "scenes"),
 )
 """Names of all tables that there can be."""
@@ -37,9 +37,9 @@ def write_tables(results: ProbeResults, folder: Path) -> None:
 def result_tables(results: ProbeResults) -> dict[str, Table]:
     """Tables by name, each with a header row; only of tasks that ran.
 
-    segmentation, depth and normals have a row per arm and seed, classes per arm and class (IoU of every seed),
-    nearest_neighbours per arm, consistency and matching per arm and bin of angles, comparisons per arm and task, and
-    scenes per arm, task and test scene.
+    segmentation, depth, depth_patches and normals have a row per arm and seed, classes per arm and class (IoU of
+    every seed), nearest_neighbours per arm, consistency and matching per arm and bin of angles, comparisons per arm
+    and task, and scenes per arm, task and test scene.
     """
     tables: dict[str, Table] = {}
     if results.segmentation:
@@ -51,6 +51,8 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
                 tables["classes"].append([arm, name, int(index in results.counted_classes), *ious])
     if results.depth:
         tables["depth"] = _by_seed(results.depth, DEPTH_METRICS, results.seeds)
+    if results.depth_patches:
+        tables["depth_patches"] = _by_seed(results.depth_patches, DEPTH_METRICS, results.seeds)
     if results.normals:
         tables["normals"] = _by_seed(results.normals, NORMAL_METRICS, results.seeds)
     if results.nearest_neighbours:

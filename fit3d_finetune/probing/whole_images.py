@@ -43,6 +43,7 @@ def train_on_whole_images(
     truth: Callable[[int], Tensor],
     loss: Loss,
     description: str,
+    class_tokens: bool = True,
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass over whole images; see `train_segmentation`.
 
@@ -56,10 +57,12 @@ def train_on_whole_images(
         truth: of an image by its index, thinned.
         loss: of what the heads say.
         description: for the progress bar.
+        class_tokens: whether heads read them too.
     """
     channels = {name: maps.channels for name, maps in encoded.maps.items()}
-    channels |= {f"{name}/class": count for name, count in channels.items()}
-    heads = LinearHeads(with_class_tokens(arms), channels, outputs, seeds)
+    if class_tokens:
+        channels |= {f"{name}/class": count for name, count in channels.items()}
+    heads = LinearHeads(with_class_tokens(arms) if class_tokens else arms, channels, outputs, seeds)
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=protocol.weight_decay, fused=True)
     images = StandardizedImages(encoded, statistics)
     with progress("steps") as bar:
@@ -91,7 +94,8 @@ def head_outputs(heads: LinearHeads, images: StandardizedImages, indices: Sequen
         maps = torch.stack([images.features(name, index) for index in indices])
         grid = maps.shape[1:3]
         blocks[name] = maps.flatten(1, 2)
-        blocks[f"{name}/class"] = torch.stack([images.class_token(name, index) for index in indices])[:, None]
+        if f"{name}/class" in heads.users:
+            blocks[f"{name}/class"] = torch.stack([images.class_token(name, index) for index in indices])[:, None]
     return heads(blocks, seed).unflatten(1, grid)
 
 

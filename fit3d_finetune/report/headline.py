@@ -11,6 +11,7 @@ from fit3d_finetune.report.metrics import Metric, mean, metrics_of
 TASK_NAMES: dict[Task, str] = {
     "segmentation": "segmentation",
     "depth": "depth estimation",
+    "depth_patches": "depth without the class token",
     "normals": "surface normals",
     "nearest_neighbours": "nearest-neighbour segmentation",
     "consistency": "multi-view consistency",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from fit3d_finetune.probing.comparison import number
 from fit3d_finetune.probing.results import ProbeResults
@@ -68,7 +69,8 @@ def spread(values: Sequence[float]) -> float:
 
 def metrics_of(results: ProbeResults) -> list[Metric]:
     """The metrics that at least one arm has a value of, in the order of the table."""
-    shown = [*_SEEDED, *_NORMALS, *_NEAREST_NEIGHBOURS, *_consistency_metrics(results), *_matching_metrics(results)]
+    tables = (_SEEDED, _DEPTH_PATCHES, _NORMALS, _NEAREST_NEIGHBOURS)
+    shown = [*chain(*tables), *_consistency_metrics(results), *_matching_metrics(results)]
     return [metric for metric in shown if any(metric.measured(results, arm.name) for arm in results.arms)]
 
 
@@ -111,6 +113,11 @@ _SEEDED = (
     Metric("depth", "δ < 1.25", _seeded("depth", "delta1"), 100, 1, True, "within a factor 1.25, % of pixels"),
     Metric("depth", "δ < 1.25²", _seeded("depth", "delta2"), 100, 1, True, "within a factor 1.25², % of pixels", False),
     Metric("depth", "δ < 1.25³", _seeded("depth", "delta3"), 100, 1, True, "within a factor 1.25³, % of pixels", False),
+)
+_DEPTH_PATCHES = (
+    Metric("depth_patches", "RMSE", _seeded("depth_patches", "rmse"), 1, 3, False, "without class token, m"),
+    Metric("depth_patches", "AbsRel", _seeded("depth_patches", "abs_rel"), 1, 3, False, "the same, relative", False),
+    Metric("depth_patches", "δ < 1.25", _seeded("depth_patches", "delta1"), 100, 1, True, "the same, %", False),
 )
 _NORMALS = (
     Metric("normals", "RMSE angle", _seeded("normals", "rmse"), 1, 2, False, "root mean squared angle, degrees"),

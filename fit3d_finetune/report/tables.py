@@ -15,6 +15,7 @@ from fit3d_finetune.report.metrics import Metric, best_arms, mean, metrics_of, s
 _GROUPS = {
     "segmentation": "Segmentation",
     "depth": "Depth",
+    "depth_patches": "Depth, patches",
     "normals": "Normals",
     "nearest_neighbours": "Nearest neighbours",
     "consistency": "Consistency",

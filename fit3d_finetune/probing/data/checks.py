@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,8 +13,10 @@ from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TaskName = Literal["segmentation", "depth", "normals", "nearest-neighbours", "consistency", "matching"]
+TaskName = Literal["segmentation", "depth", "depth-patches", "normals", "nearest-neighbours", "consistency", "matching"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
+DEFAULT_TASKS: tuple[TaskName, ...] = tuple(task for task in TASKS if task != "depth-patches")
+"""Depth from patch tokens alone says where depth stands in the features, beside what the class token adds to it."""
 VIEW_TASKS: tuple[TaskName, ...] = ("consistency", "matching")
 """Those that compare views of a scene, train nothing and need no labels."""
 
@@ -25,10 +27,11 @@ def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], t
     Raises:
         InputError: a task lacks labels, depth or cameras.
     """
-    needs = {
+    needs: dict[TaskName, tuple[str, Callable[[LabelledImages], bool], bool]] = {
         "segmentation": ("labels", lambda data: data.has_labels, True),
         "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
         "depth": ("depth", lambda data: data.has_depth, True),
+        "depth-patches": ("depth", lambda data: data.has_depth, True),
         "normals": ("depth and undistorted cameras", lambda data: data.has_geometry, True),
         **dict.fromkeys(VIEW_TASKS, ("depth and undistorted cameras", lambda data: data.has_geometry, False)),
     }

@@ -17,6 +17,7 @@ from fit3d_finetune.backbone.hub import WEIGHTS_FILE
 from fit3d_finetune.backbone.precision import PrecisionChoice
 from fit3d_finetune.commands import probe as module
 from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
+from fit3d_finetune.probing.data.checks import TASKS
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import mean, metrics_of
@@ -64,7 +65,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
         monkeypatch,
         *("--finetuned", folders["finetuned"], "--control", folders["control"], "--iterations", "20"),
         *("--train-data", folders["train"], "--test-data", f"scene:{folders['test']}", "--seeds", "0", "1"),
-        *("--device", "cpu", "--output-dir", tmp_path / "out"),
+        *("--device", "cpu", "--output-dir", tmp_path / "out", "--tasks", *TASKS),
     )
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
     assert written - {"figures", ".fit3d-probe"} <= {*OUTPUT_FILES}
@@ -79,6 +80,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     for part in (
         results.segmentation,
         results.depth,
+        results.depth_patches,
         results.normals,
         results.nearest_neighbours,
         results.consistency,
@@ -91,7 +93,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert sum(results.consistency["original"].pairs) == 6
     assert len({result.rmse[0] for result in results.depth.values()}) == 6, "arms differ"
     assert {c.task for c in results.comparisons} == {
-        *("segmentation", "depth", "normals", "nearest_neighbours", "consistency", "matching")
+        *("segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching")
     }
     for comparison in results.comparisons:
         assert not comparison.tested, "one scene is no sample"
@@ -103,6 +105,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
         **{
             "segmentation": False,
             "depth": False,
+            "depth_patches": False,
             "normals": False,
             "nearest_neighbours": True,
             "consistency": True,
@@ -116,7 +119,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert len(set(hashes.values())) == 3
     written = {path.name for path in (tmp_path / "out").iterdir()}
     tables = {"segmentation", "classes", "depth", "normals", "nearest_neighbours", "consistency", "matching"}
-    tables |= {"comparisons", "scenes"}
+    tables |= {"depth_patches", "comparisons", "scenes"}
     assert written >= {"results.json", "report.html", *(f"{name}.csv" for name in tables)}
     assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 6 * 2
     page = (tmp_path / "out/report.html").read_text()

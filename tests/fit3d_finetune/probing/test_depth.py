@@ -144,6 +144,31 @@ def test_a_planted_depth_is_learned() -> None:
     assert min(results["noise"].rmse) > 2 * max(results["good"].rmse)
 
 
+def test_what_the_class_token_knows_is_read_with_class_tokens_alone() -> None:
+    def flat(count: int, seed: int) -> FakeEncoded:
+        """Flat depths that only the class tokens tell."""
+        depths = np.random.default_rng(seed).uniform(1, 5, count)
+        generator = torch.Generator().manual_seed(seed)
+        maps = [torch.randn(*GRID, 8, generator=generator) for _ in depths]
+        tokens = [torch.full((8,), float(depth)) for depth in depths]
+        size = (GRID[0] * PATCH, GRID[1] * PATCH)
+        images = [FakeImage(metres=np.full(size, depth, np.float32)) for depth in depths]
+        return FakeEncoded(images, {"good": maps}, {"good": tokens})
+
+    train, test = flat(30, 1), flat(8, 2)
+    statistics, arms = standardizations(train), [Arm("good", ("good",))]
+    errors = {}
+    for class_tokens in (True, False):
+        protocol = tiny(depth_iterations=150, depth_lr=2e-2)
+        heads = train_depth(train, statistics, arms, (0,), protocol, MAX_DEPTH, class_tokens=class_tokens)
+        scores = DepthScores(arms, (0,), len(test.images), MAX_DEPTH)
+        for index, predicted in predict_depth(heads, test, statistics, MAX_DEPTH):
+            scores.add(index, test.images[index].depth(), predicted)
+        errors[class_tokens] = scores.results([0] * len(test.images), 1)["good"].rmse[0]
+    assert errors[True] < 0.4
+    assert errors[False] > 0.8
+
+
 def test_depth_beyond_the_limit_does_not_count_in_training() -> None:
     def heads_with(far: float) -> dict[str, torch.Tensor]:
         train = planted(3, 1)

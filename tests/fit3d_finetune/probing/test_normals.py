@@ -1,4 +1,4 @@
-"""The probe for normals: its loss against its formula, planted normals that are learned, and the normals of a wall."""
+"""The probe for normals: against least squares over all pixels, planted normals, and the normals of a wall."""
 
 from __future__ import annotations
 

@@ -52,7 +52,11 @@ EDGES = [0.0, 15.0, 30.0, 60.0, 90.0, 180.0]
 
 
 def make_results(
-    classes: list[str] | None = None, counted: list[int] | None = None, scenes: int = 2, **changes: Any
+    classes: list[str] | None = None,
+    counted: list[int] | None = None,
+    scenes: int = 2,
+    without_class_token: bool = False,
+    **changes: Any,
 ) -> ProbeResults:
     """Results of six arms and three seeds on 40 images of each scene, compared; `changes` replace whole fields."""
     classes = CLASSES if classes is None else classes
@@ -81,6 +85,7 @@ def make_results(
         "labelled_pixels": np.full((40 * scenes, len(classes)), 5_000),
         "segmentation": {arm.name: _segmentation(arm.name, len(classes), scenes) for arm in ARMS},
         "depth": {arm.name: _depth(arm.name, scenes) for arm in ARMS},
+        "depth_patches": {arm.name: _depth(arm.name, scenes) for arm in ARMS} if without_class_token else {},
         "normals": {arm.name: _normals(arm.name, scenes) for arm in ARMS},
         "nearest_neighbours": {arm.name: _nearest_neighbours(arm.name, len(classes), scenes) for arm in ARMS},
         "consistency": {arm.name: _consistency(arm.name, scenes) for arm in ARMS},
