@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", help="letters of the folds; default: all")
     arguments = parser.parse_args()
     work = arguments.work_dir.resolve()
-    programme = Programme(tuple(sorted(arguments.rooms.resolve().glob("room_*"))), Path(), work)
+    programme = Programme(tuple(sorted(arguments.rooms.resolve().glob("room_*"))), None, work)
     study = Study(programme, tuple(fold for fold in programme.folds if fold.name in (arguments.folds or fold.name)))
     run_all(study.tasks(), work / "logs")
     write_page(arguments.output, study.results())

@@ -7,8 +7,8 @@ fine-tuning and its control on the other eight rooms, and probes trained on the 
 its own features as targets, mirrored, and the same targets of depth and normals. The recipe and the share of fine-tuned
 weights are chosen inside the fold: trainings of their own on six of the eight rooms, judged on the two that are left
 (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are probed on CamVid, as
-data of another domain. Stage 1 is done once with each of three seeds; exports are of the first. --once leaves out what
-repeats: the second seeds of fine-tuning, and the other two of stage 1.
+data of another domain, if it is given. Stage 1 is done once with each of three seeds; exports are of the first. --once
+leaves out what repeats: the second seeds of fine-tuning, and the figures of stage 1, which are of three seeds.
 
 Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
@@ -87,10 +87,10 @@ class Programme:
     """All tasks of the benchmark, and where they leave what the table is made from."""
 
     rooms: tuple[Path, ...]
-    camvid: Path
+    camvid: Path | None
     work: Path
     once: bool = False
-    """Without second seeds of fine-tuning, and with the first one of stage 1 alone."""
+    """Without second seeds of fine-tuning, and without figures of stage 1."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -187,8 +187,10 @@ class Programme:
             f"{fold.name}-{kind}", tuned, control, map(str, fold.train), map(str, fold.test), ALL_TASKS
         )
 
-    def streets(self) -> Task:
-        """CamVid, with the last fold's backbones."""
+    def streets(self) -> Task | None:
+        """CamVid, if it is given, with the last fold's backbones."""
+        if self.camvid is None:
+            return None
         fold = self.folds[-1]
         tuned, control = (self.trainings(fold)[kind].makes for kind in ("gaussians", "mirror"))
         train, test = (f"camvid:{self.camvid / part}" for part in ("train", "val"))
@@ -221,9 +223,10 @@ class Programme:
             tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
             tasks += [self.choice(fold), *self.trainings(fold).values()]
         tasks += [task for fold in self.folds for task in self._probings(fold)]
-        tasks += [self.streets()]
+        tasks += [task for task in [self.streets()] if task is not None]
         tasks += [self.training(room, seed) for seed in others for room in self.rooms]
-        return tasks + [self.evaluation(room, seed) for seed in self.seeds for room in self.rooms]
+        evaluated = () if self.once else self.seeds
+        return tasks + [self.evaluation(room, seed) for seed in evaluated for room in self.rooms]
 
     def _probings(self, fold: Fold) -> list[Task]:
         kinds = [kind for kind in self.trainings(fold) if kind != "mirror"]
@@ -235,15 +238,17 @@ class Programme:
         for fold in self.folds:
             first, *second = (task.makes for task in self._probings(fold))
             folds.append(FoldFiles(fold.name, first, self.choice(fold).makes, second[0] if second else None))
-        stage1 = {room.name: [self.metrics(room, seed) for seed in self.seeds] for room in self.rooms}
-        return Evidence(folds, self.streets().makes, stage1)
+        seeds = () if self.once else self.seeds
+        stage1 = {room.name: [self.metrics(room, seed) for seed in seeds] for room in self.rooms if seeds}
+        streets = self.streets()
+        return Evidence(folds, None if streets is None else streets.makes, stage1)
 
 
 def main() -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=Path, required=True, help="folder of room_00 ... room_09")
-    parser.add_argument("--camvid", type=Path, required=True)
+    parser.add_argument("--camvid", type=Path)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rooms.md")
     parser.add_argument("--once", action="store_true", help="without repetitions by other seeds")
@@ -252,7 +257,7 @@ def main() -> None:
     work = arguments.work_dir.resolve()
     for folder in ("metrics", "choices"):
         (work / folder).mkdir(parents=True, exist_ok=True)
-    programme = Programme(rooms, arguments.camvid.resolve(), work, arguments.once)
+    programme = Programme(rooms, arguments.camvid and arguments.camvid.resolve(), work, arguments.once)
     run_all(programme.tasks(), work / "logs")
     write_table(arguments.output, programme.evidence())
     print(f"Results: {arguments.output}")

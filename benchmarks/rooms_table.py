@@ -43,10 +43,10 @@ class Evidence:
     """Everything that the page is made from."""
 
     folds: list[FoldFiles]
-    streets: Path
-    """The probing run on CamVid."""
+    streets: Path | None
+    """The probing run on CamVid, if there is one."""
     stage1: dict[str, list[Path]]
-    """By room, ns-eval's metrics of each seed."""
+    """By room, ns-eval's metrics of each seed; empty: not measured."""
 
 
 def write_table(path: Path, evidence: Evidence) -> None:
@@ -86,18 +86,14 @@ def write_table(path: Path, evidence: Evidence) -> None:
         *choice_rows(evidence.folds),
         "",
         *(["## The second seed of fine-tuning", "", *seed_rows(evidence.folds), ""] if seconds else []),
-        "## CamVid (one drive: no test)",
-        "",
-        *street_rows(ProbeResults.load(evidence.streets)),
-        "",
-        "## Stage 1",
-        "",
-        "Held-out views, mean ± standard deviation over seeds of the training where there are several.",
-        "",
-        *stage1_rows(evidence.stage1),
     ]
+    if evidence.streets is not None:
+        lines += ["## CamVid (one drive: no test)", "", *street_rows(ProbeResults.load(evidence.streets)), ""]
+    if evidence.stage1:
+        said = "Held-out views, mean ± standard deviation over seeds of the training."
+        lines += ["## Stage 1", "", said, "", *stage1_rows(evidence.stage1)]
     with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Table:

@@ -95,7 +95,10 @@ def test_once_leaves_out_repetitions_alone(programme: Programme) -> None:
     evidence = once.evidence()
     assert [fold.name for fold in evidence.folds] == [fold.name for fold in programme.folds]
     assert all(fold.second_seed is None for fold in evidence.folds)
-    assert {len(metrics) for metrics in evidence.stage1.values()} == {1}
+    assert evidence.stage1 == {}
+    without = dataclasses.replace(once, camvid=None)
+    assert without.evidence().streets is None
+    assert {task.makes for task in once.tasks()} - {task.makes for task in without.tasks()} == {evidence.streets}
 
 
 def test_folds_of_other_numbers_of_rooms_test_each_once_too() -> None:
