@@ -163,6 +163,11 @@ def _apply(loader: _Loader, name: str, node: yaml.Node) -> Any:
         if Generic not in getattr(generic, "__mro__", ()) or not isinstance(argument, type):
             loader.refuse(name, "is not of a generic class here")
         return generic[argument]
+    if name == "builtins.getattr":  # how Python 3.11.0 to 3.11.3 write the member of an enumeration
+        kind, member = _arguments(loader, node)
+        if not (isinstance(kind, enum.EnumMeta) and isinstance(member, str) and member in kind.__members__):
+            loader.refuse(name, "a configuration has no need to call")
+        return kind[member]
     public = name.replace("pathlib._local.", "pathlib.")  # Python 3.13's
     if public in _PATHS:
         return Path(_PATHS[public](*_arguments(loader, node)).as_posix())

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.configs.method_configs import method_configs
 
 from fit3d_ns.commands import export, lift
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.method import config_file
 from fit3d_ns.method.config_file import load_config
 from fit3d_ns.method.release_0_1 import MOVED
 from fit3d_ns.method.run_folder import use_no_shell
@@ -322,3 +324,16 @@ def test_photos_are_not_resized_by_a_shell_command_made_of_their_names(
     whole = ColmapDataParserConfig(data=capture, colmap_path=Path("sparse/0"), downscale_factor=1)
     use_no_shell(whole)
     assert len(whole.setup().get_dataparser_outputs("train").image_filenames) > 0
+
+
+def test_members_of_enumerations_are_read_as_python_3_11_2_writes_them_and_nothing_else_is_got(tmp_path: Path) -> None:
+    camera = "nerfstudio.cameras.cameras.CameraType"
+    got = "!!python/object/apply:builtins.getattr\n- !!python/name:{} ''\n- {}\n"
+    loader = config_file._Loader(got.format(camera, "PERSPECTIVE"))
+    loader.path = tmp_path
+    assert loader.get_single_data() is CameraType.PERSPECTIVE
+    for name, member in ((camera, "__class__"), (camera, "mro"), ("nerfstudio.cameras.cameras.Cameras", "to")):
+        loader = config_file._Loader(got.format(name, member))
+        loader.path = tmp_path
+        with pytest.raises(InputError, match="no need to call"):
+            loader.get_single_data()
