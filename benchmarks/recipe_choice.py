@@ -25,8 +25,8 @@ from fit3d_finetune.probing.data.checks import TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.protocol import FAST
-from fit3d_finetune.probing.results import Arm, ProbeResults
-from fit3d_finetune.probing.run import Probing, probe
+from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.probing.run import Probing, default_arms, probe
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
@@ -67,7 +67,7 @@ def gain(results: ProbeResults, name: str) -> float:
     before = figures[ORIGINAL]
     changes = [
         {figure: value / before[figure] - 1 for figure, value in figures[arm].items()}
-        for arm in (name, _together(name))
+        for arm in (name, f"{ORIGINAL} + {name}")
     ]
     return mean(change["miou"] - change["rmse"] - change["angle"] for change in changes)
 
@@ -79,10 +79,6 @@ def arm_figures(results: ProbeResults, arm: str) -> dict[str, float]:
         "rmse": mean(results.depth[arm].rmse),
         "angle": mean(results.normals[arm].rmse),
     }
-
-
-def _together(name: str) -> str:
-    return f"{ORIGINAL} + {name}"
 
 
 def thinned(data: Sequence[LabelledImages]) -> list[LabelledImages]:
@@ -124,14 +120,12 @@ def probe_candidates(candidates: Sequence[Candidate], train: Sequence[str], vali
     """Probes of all candidates, alone and with the original, on every second image, in the arithmetic of training."""
     backbones = {ORIGINAL: read_finetuned(candidates[0].folder).original}
     backbones |= {each.name: read_finetuned(each.folder).finetuned for each in candidates}
-    arms = [Arm(name, (name,)) for name in backbones]
-    arms += [Arm(_together(each.name), (ORIGINAL, each.name)) for each in candidates]
     precision = choose_precision("auto", "cpu")
     data = read_data([*train, *validation])
     results, _ = probe(
         Probing(
             backbones={name: dataclasses.replace(config, precision=precision) for name, config in backbones.items()},
-            arms=arms,
+            arms=default_arms(list(backbones)),
             train=thinned(data[: len(train)]),
             test=thinned(data[len(train) :]),
             tasks=TASKS,

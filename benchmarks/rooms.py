@@ -93,9 +93,9 @@ class Programme:
     """Without second seeds of fine-tuning, and without figures of stage 1."""
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of stage 1."""
-        return STAGE1_SEEDS[:1] if self.once else STAGE1_SEEDS
+    def measured_seeds(self) -> tuple[int, ...]:
+        """Those that the figures of stage 1 are of."""
+        return () if self.once else STAGE1_SEEDS
 
     @property
     def folds(self) -> list[Fold]:
@@ -217,16 +217,17 @@ class Programme:
 
     def tasks(self) -> list[Task]:
         """Everything, in an order that shows the folds' results early."""
-        first, *others = self.seeds
-        tasks = [self.training(room, first) for room in self.rooms] + [self.export(room) for room in self.rooms]
+        tasks = [self.training(room, STAGE1_SEEDS[0]) for room in self.rooms] + [
+            self.export(room) for room in self.rooms
+        ]
         for fold in self.folds:
             tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
             tasks += [self.choice(fold), *self.trainings(fold).values()]
         tasks += [task for fold in self.folds for task in self._probings(fold)]
-        tasks += [task for task in [self.streets()] if task is not None]
-        tasks += [self.training(room, seed) for seed in others for room in self.rooms]
-        evaluated = () if self.once else self.seeds
-        return tasks + [self.evaluation(room, seed) for seed in evaluated for room in self.rooms]
+        if (streets := self.streets()) is not None:
+            tasks.append(streets)
+        tasks += [self.training(room, seed) for seed in self.measured_seeds[1:] for room in self.rooms]
+        return tasks + [self.evaluation(room, seed) for seed in self.measured_seeds for room in self.rooms]
 
     def _probings(self, fold: Fold) -> list[Task]:
         kinds = [kind for kind in self.trainings(fold) if kind != "mirror"]
@@ -238,10 +239,9 @@ class Programme:
         for fold in self.folds:
             first, *second = (task.makes for task in self._probings(fold))
             folds.append(FoldFiles(fold.name, first, self.choice(fold).makes, second[0] if second else None))
-        seeds = () if self.once else self.seeds
-        stage1 = {room.name: [self.metrics(room, seed) for seed in seeds] for room in self.rooms if seeds}
+        stage1 = {room.name: [self.metrics(room, seed) for seed in self.measured_seeds] for room in self.rooms}
         streets = self.streets()
-        return Evidence(folds, None if streets is None else streets.makes, stage1)
+        return Evidence(folds, None if streets is None else streets.makes, {} if self.once else stage1)
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def room_rows(comparisons: Sequence[Comparison]) -> Table:
     rows = header("figure", "arm", *(room.removeprefix("room_") for room in rooms))
     for each in comparisons:
         by_room = {scene.scene: each.write_difference(scene.difference) for scene in each.scenes}
-        cells = [by_room.get(room, "-").removesuffix(" points").removesuffix(" m").removesuffix(" °") for room in rooms]
+        cells = [by_room.get(room, "-").partition(" ")[0] for room in rooms]
         rows.append(row(f"{each.metric} ({'points' if each.unit == '%' else each.unit})", each.arm, *cells))
     return rows
 

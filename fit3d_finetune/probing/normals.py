@@ -22,6 +22,8 @@ from fit3d_finetune.probing.results import Arm, NormalsResult
 from fit3d_finetune.probing.scene_figures import mean_over_scenes, value_sums
 from fit3d_finetune.probing.whole_images import resize, with_class_tokens
 from fit3d_ns.common.console import progress
+from fit3d_ns.common.ridge import RidgeSums
+from fit3d_ns.features.patch_grid import pool_to_patch_grid
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,10 +35,9 @@ RIDGE = 0.1
 class NormalHeads:
     """A linear map from an arm's standardised features and class tokens to a direction, for each arm."""
 
-    blocks: list[tuple[str, ...]]
-    """Of each arm: the backbones' names, and `name/class` for their class tokens."""
     weights: list[dict[str, Tensor]]
-    """Of each arm by block: [C, 3]; of a block that stands in it twice, the sum."""
+    """Of each arm [C, 3] by block: a backbone's name, `name/class` for its class token. Of one that stands there twice,
+    the sum."""
     biases: list[Tensor]
     """[3] each."""
 
@@ -54,48 +55,36 @@ def fit_normals(
         arms: without class tokens.
         max_depth: metres; pixels farther away do not count.
     """
-    blocks = [name for backbone in encoded.maps for name in (backbone, f"{backbone}/class")]
     images = StandardizedImages(encoded, statistics, max_bytes=0)
-    sizes = [encoded.maps[name.removesuffix("/class")].channels for name in blocks]
-    squares = torch.zeros(sum(sizes) + 1, sum(sizes) + 1, dtype=torch.float64)
-    products = torch.zeros(sum(sizes) + 1, 3, dtype=torch.float64)
+    columns: dict[str, Tensor] = {}
+    count = 0
+    for name, maps in encoded.maps.items():
+        for block in (name, f"{name}/class"):
+            columns[block] = torch.arange(count, count + maps.channels)
+            count += maps.channels
+    sums = RidgeSums(count + 1, 3)
     with progress("images") as bar:
         for index in bar.track(range(len(encoded)), description="Normal probes"):
-            maps = [images.features(name, index) for name in encoded.maps]
-            tokens = [images.class_token(name, index).expand_as(m) for name, m in zip(encoded.maps, maps, strict=True)]
-            parts = [part for pair in zip(maps, tokens, strict=True) for part in pair]
-            rows = torch.cat([*parts, torch.ones_like(maps[0][..., :1])], dim=-1).flatten(0, 1)
-            sums, share = patch_normals(encoded.images[index].normals(max_depth), *maps[0].shape[:2])
-            squares += (rows.T @ (rows * share.reshape(-1, 1))).double()
-            products += (rows.T @ sums.reshape(-1, 3)).double()
-    offsets = np.cumsum([0, *sizes])
-    columns = {
-        name: torch.arange(start, start + size) for name, start, size in zip(blocks, offsets, sizes, strict=False)
-    }
-    found = NormalHeads([arm.backbones for arm in with_class_tokens(arms)], [], [])
-    for names in found.blocks:
-        used = torch.cat([*(columns[name] for name in names), torch.tensor([sum(sizes)])])
-        held = torch.full((len(used),), RIDGE, dtype=torch.float64) * squares[-1, -1]
-        held[-1] = 0  # the constant is not held back
-        solved = torch.linalg.solve(squares[used][:, used] + held.diag(), products[used]).float()
+            parts: list[Tensor] = []
+            for name in encoded.maps:
+                features = images.features(name, index)
+                parts += [features, images.class_token(name, index).expand_as(features)]
+            rows = torch.cat([*parts, torch.ones_like(parts[0][..., :1])], dim=-1)
+            normals = torch.from_numpy(encoded.images[index].normals(max_depth))
+            known = normals.square().sum(-1, keepdim=True) > 0
+            means, shares = pool_to_patch_grid(normals, (rows.shape[0], rows.shape[1]), known)
+            sums.add(rows.flatten(0, 1), means.flatten(0, 1), shares.reshape(-1, 1))
+    penalty = RIDGE * float(sums.squares[-1, -1])  # the weights of all rows together
+    found = NormalHeads([], [])
+    for arm in with_class_tokens(arms):
+        used = [columns[block] for block in arm.backbones]
+        solved = sums.solve(penalty, torch.cat([*used, torch.tensor([count])])).float()
         weights: dict[str, Tensor] = {}
-        for name, part in zip(names, solved[:-1].split([len(columns[name]) for name in names]), strict=True):
-            weights[name] = weights.get(name, torch.zeros(())) + part
+        for block, part in zip(arm.backbones, solved[:-1].split([len(one) for one in used]), strict=True):
+            weights[block] = weights.get(block, torch.zeros(())) + part
         found.weights.append(weights)
         found.biases.append(solved[-1])
     return found
-
-
-def patch_normals(normals: Array, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The normals of an image [H, W, 3] (zero: unknown) as means over its patches, unknown ones counting as zero.
-
-    Returns:
-        [height, width, 3], and the share of known pixels [height, width].
-    """
-    pixels = torch.from_numpy(normals).permute(2, 0, 1)
-    known = pixels.square().sum(0, keepdim=True) > 0
-    both = F.adaptive_avg_pool2d(torch.cat([pixels, known.to(pixels)]), (height, width)).permute(1, 2, 0)
-    return both[..., :3], both[..., 3]
 
 
 def predict_normals(
@@ -106,13 +95,12 @@ def predict_normals(
     for index, image in enumerate(encoded.images):
         found = []
         for weights, bias in zip(heads.weights, heads.biases, strict=True):
-            local = [images.features(name, index) @ w for name, w in weights.items() if not name.endswith("/class")]
-            tokens = [
-                images.class_token(name.removesuffix("/class"), index) @ w
-                for name, w in weights.items()
-                if name.endswith("/class")
-            ]
-            found.append(F.normalize(resize(sum([*local, *tokens], start=bias), *image.size()), dim=-1))
+            directions = bias
+            for block, weight in weights.items():
+                name = block.removesuffix("/class")
+                read = images.features if name == block else images.class_token
+                directions = directions + read(name, index) @ weight
+            found.append(F.normalize(resize(directions, *image.size()), dim=-1))
         yield index, torch.stack(found).numpy()
 
 

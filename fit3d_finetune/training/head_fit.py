@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from statistics import mean
 
 import torch
-from torch import Tensor
 
 from fit3d_finetune.backbone.geometry import GeometryHeads
 from fit3d_finetune.targets.geometry import render_scene_depth
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.training.samples import Samples
 from fit3d_ns.common.console import progress
+from fit3d_ns.common.ridge import RidgeSums
 from fit3d_ns.features.backbone import Backbone
 
 MAX_VIEWS = 128
@@ -35,7 +35,7 @@ def fit_heads(backbone: Backbone, samples: Samples) -> GeometryHeads:
     """
     C = backbone.embed_dim
     device = next(backbone.parameters()).device
-    depth_fit, normal_fit = _Regression(2 * C + 1, 1), _Regression(C + 1, 3)
+    depth_sums, normal_sums = RidgeSums(2 * C + 1, 1), RidgeSums(C + 1, 3)
     chosen = torch.linspace(0, len(samples) - 1, min(len(samples), MAX_VIEWS)).round().int().tolist()
     with progress("views") as bar:
         for index in bar.track(chosen, description="Heads of depth and normals"):
@@ -43,17 +43,19 @@ def fit_heads(backbone: Backbone, samples: Samples) -> GeometryHeads:
             if sample.geometry is None:
                 raise ValueError("heads of depth and normals need samples with their geometry")
             maps, tokens = backbone.forward_with_class_token(sample.image[None].to(device))
-            patches = maps[0].permute(1, 2, 0).reshape(-1, C)
+            patches, token = maps[0].permute(1, 2, 0).reshape(-1, C).cpu().double(), tokens.cpu().double()
             one = torch.ones_like(patches[:, :1])
-            values, weights = sample.geometry.features.reshape(len(patches), -1), sample.geometry.weights.reshape(-1, 1)
-            depth_fit.add(torch.cat([patches, tokens.expand_as(patches), one], dim=1), values[:, :1], weights)
+            values = sample.geometry.features.flatten(0, 1).double()
+            weights = sample.geometry.weights.reshape(-1, 1).double()
+            depth_sums.add(torch.cat([patches, token.expand_as(patches), one], dim=1), values[:, :1], weights)
             # Normals are read from the patch token.
-            normal_fit.add(torch.cat([patches, one], dim=1), values[:, 1:4], weights * values[:, 4:])
+            normal_sums.add(torch.cat([patches, one], dim=1), values[:, 1:4], weights * values[:, 4:])
     heads = GeometryHeads(C, depth=True, normals=True)
     assert heads.depth is not None
     assert heads.normals is not None
-    for head, fit in ((heads.depth, depth_fit), (heads.normals, normal_fit)):
-        coefficients = fit.solve()
+    for head, sums in ((heads.depth, depth_sums), (heads.normals, normal_sums)):
+        mean_square = sums.squares.diagonal()[:-1].mean().clamp_min(1e-12)
+        coefficients = sums.solve(RIDGE * float(mean_square))
         head.weight.copy_(coefficients[:-1].T)
         head.bias.copy_(coefficients[-1])
     return heads
@@ -66,24 +68,3 @@ def typical_depth(scenes: Sequence[Scene]) -> float:
         views = [scene.pinhole(view) for view in range(scene.num_views)]
         logs.append(render_scene_depth(scene.load(), views).log_unit)
     return math.exp(mean(logs))
-
-
-class _Regression:
-    """Weighted ridge regression from sums over its rows, the last channel of which is the constant."""
-
-    def __init__(self, channels: int, outputs: int) -> None:
-        self.squares = torch.zeros(channels, channels, dtype=torch.float64)
-        self.products = torch.zeros(channels, outputs, dtype=torch.float64)
-
-    def add(self, rows: Tensor, values: Tensor, weights: Tensor) -> None:
-        """Count rows [n, channels] with their values [n, outputs] and weights [n, 1]."""
-        rows, values, weights = (part.cpu().double() for part in (rows, values, weights))
-        self.squares += rows.T @ (rows * weights)
-        self.products += rows.T @ (values * weights)
-
-    def solve(self) -> Tensor:
-        """Coefficients [channels, outputs]; the constant is not held back."""
-        penalty = RIDGE * self.squares.diagonal()[:-1].mean().clamp_min(1e-12)
-        held = torch.cat([penalty.expand(len(self.squares) - 1), penalty.new_tensor([1e-12])])
-        found: Tensor = torch.linalg.solve(self.squares + held.diag(), self.products)
-        return found

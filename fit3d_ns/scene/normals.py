@@ -73,10 +73,7 @@ def plane_normals(depth: Tensor, K: Tensor, grid: tuple[int, int]) -> tuple[Tens
         return values[rows[:, None, :, None], columns[None, :, None, :]].reshape(h * w, -1)
 
     q, counts = around(inverse), around(known).double()
-    points = torch.stack(torch.meshgrid(torch.arange(W) + 0.5, torch.arange(H) + 0.5, indexing="xy"), dim=-1)
-    points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).to(depth.device, torch.float64)
-    rays = points @ torch.linalg.inv(K.to(points)).T
-    a = torch.stack([around(part) for part in rays.unbind(-1)], dim=-1)
+    a = torch.stack([around(part) for part in _rays(inverse, K).unbind(-1)], dim=-1)
     # Relative errors are what counts: those of inverse depth, divided by it. The floor keeps empty windows solvable.
     relative = counts / q.clamp_min(1e-30).square()
     weights, enough = relative, counts.mean(1) >= 0.1
@@ -107,15 +104,19 @@ def _windows(cells: int, pixels: int) -> Tensor:
 
 def backproject(depth: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """Points [H, W, 3] in the camera's frame that pixels of known depth see, zero for others; and which are known."""
-    H, W = depth.shape
     known = torch.isfinite(depth) & (depth > 0)
+    return _rays(depth, K) * torch.where(known, depth, 0.0)[..., None], known
+
+
+def _rays(pixels: Tensor, K: Tensor) -> Tensor:
+    """Rays [H, W, 3] with z = 1 through the centres of pixels [H, W], in their dtype."""
+    H, W = pixels.shape
     y, x = torch.meshgrid(
-        torch.arange(H, dtype=depth.dtype, device=depth.device) + 0.5,
-        torch.arange(W, dtype=depth.dtype, device=depth.device) + 0.5,
+        torch.arange(H, dtype=pixels.dtype, device=pixels.device) + 0.5,
+        torch.arange(W, dtype=pixels.dtype, device=pixels.device) + 0.5,
         indexing="ij",
     )
-    rays = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ torch.linalg.inv(K.to(depth)).T
-    return rays * torch.where(known, depth, 0.0)[..., None], known
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1) @ torch.linalg.inv(K.to(pixels)).T
 
 
 def _difference(points: Tensor, known: Tensor, depth: Tensor, axis: int, max_jump: float) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,24 @@ def plane_depth(normal: Tensor, distance: float) -> Tensor:
     return -distance / (rays() @ normal)
 
 
-@settings(max_examples=50, deadline=None)
-@given(x=st.floats(-0.6, 0.6), y=st.floats(-0.6, 0.6), distance=st.floats(0.1, 100))
-def test_normals_of_a_plane_are_exact_up_to_its_edges(x: float, y: float, distance: float) -> None:
-    normal = torch.nn.functional.normalize(torch.tensor([x, y, -1.0], dtype=torch.float64), dim=0)
-    depth = plane_depth(normal, distance)
+def turned(x: float, y: float) -> Tensor:
+    """The unit normal along (x, y, -1)."""
+    return torch.nn.functional.normalize(torch.tensor([x, y, -1.0], dtype=torch.float64), dim=0)
+
+
+@st.composite
+def seen_planes(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """The normal and the depth of a plane that every pixel sees."""
+    normal = turned(draw(st.floats(-0.6, 0.6)), draw(st.floats(-0.6, 0.6)))
+    depth = plane_depth(normal, draw(st.floats(0.1, 100)))
     assume(bool((depth > 0).all()))
+    return normal, depth
+
+
+@settings(max_examples=50, deadline=None)
+@given(plane=seen_planes())
+def test_normals_of_a_plane_are_exact_up_to_its_edges(plane: tuple[Tensor, Tensor]) -> None:
+    normal, depth = plane
     # 45 pixels of focal length: on a steep plane neighbours differ by more than a fine picture's would.
     found, has = normals_from_depth(depth, K, max_jump=0.5)
     assert has.all()
@@ -79,18 +91,16 @@ def test_where_depth_is_unknown_there_is_no_normal_and_none_is_spoilt(unknown: f
 
 
 @settings(max_examples=30, deadline=None)
-@given(x=st.floats(-0.6, 0.6), y=st.floats(-0.6, 0.6), distance=st.floats(0.1, 100))
-def test_fitted_planes_are_exact_on_a_plane(x: float, y: float, distance: float) -> None:
-    normal = torch.nn.functional.normalize(torch.tensor([x, y, -1.0], dtype=torch.float64), dim=0)
-    depth = plane_depth(normal, distance)
-    assume(bool((depth > 0).all()))
+@given(plane=seen_planes())
+def test_fitted_planes_are_exact_on_a_plane(plane: tuple[Tensor, Tensor]) -> None:
+    normal, depth = plane
     found, flat = plane_normals(depth, K, (3, 4))
     torch.testing.assert_close(found, normal.expand(3, 4, 3), atol=1e-5, rtol=0)
     assert flat.min() > 0.999
 
 
 def test_noise_that_spoils_the_normals_of_pixels_leaves_those_of_planes() -> None:
-    normal = torch.nn.functional.normalize(torch.tensor([0.3, -0.2, -1.0], dtype=torch.float64), dim=0)
+    normal = turned(0.3, -0.2)
     noise = torch.randn(HEIGHT, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     depth = plane_depth(normal, 3.0) * (1 + 0.01 * noise)
     depth[::7, ::5] *= 1.5  # floaters
