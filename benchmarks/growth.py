@@ -16,7 +16,6 @@ from benchmarks.rasterization import COUNT, GEOMETRY, HEIGHT, WIDTH, colors, onc
 from benchmarks.rows import Row, Setting
 from benchmarks.scenes import TargetJob, write_scenes
 from benchmarks.timing import alternately, fitted_exponent
-from fit3d_ns.features.space import fit_space
 from fit3d_ns.lifting.maps import lift_feature_maps
 from fit3d_ns.rasterization import rasterization
 
@@ -46,7 +45,7 @@ def lifted(problem: Problem, views: int) -> float:
     """Seconds of lifting 64 channels from the first views."""
     maps = [problem.train.maps[i] for i in range(views)]
     start = time.perf_counter()
-    lift_feature_maps(problem.splats, problem.train.cameras[:views], maps, fit_space(maps, 64))
+    lift_feature_maps(problem.splats, problem.train.cameras[:views], maps, 64)
     return time.perf_counter() - start
 
 

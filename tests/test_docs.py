@@ -192,19 +192,23 @@ def test_the_page_of_the_export_format_has_every_field(kind: Any, after: str, be
     assert sorted(listed) == sorted({field.name for field in dataclasses.fields(kind)} | besides)
 
 
-@pytest.mark.parametrize("storage", ["fp16", "int8"])
-def test_the_page_of_the_export_format_has_every_tensor_with_its_type(storage: Any, tmp_path: Path) -> None:
-    make_gaussians(tmp_path / "images").stored_as(storage).save(tmp_path / "room")
+@pytest.mark.parametrize(("storage", "view_dependence"), [("fp16", "none"), ("int8", "none"), ("int8", "position")])
+def test_the_page_of_the_export_format_has_every_tensor_with_its_type(
+    storage: Any, view_dependence: Any, tmp_path: Path
+) -> None:
+    gaussians = make_gaussians(tmp_path / "images", view_dependence=view_dependence)
+    gaussians.stored_as(storage).save(tmp_path / "room")
     listed = {code(row[0])[0]: row[1] for row in table(read(FORMAT), "tensor")}
     with safe_open(tmp_path / "room" / "gaussians.safetensors", framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (not a dict)
             assert str(file.get_tensor(name).dtype).removeprefix("torch.") in listed[name]
         missing = set(listed) - set(file.keys())
-    assert missing == ({"features_scale"} if storage == "fp16" else set())
+    optional = {"features_scale": storage == "int8", "position": view_dependence == "position"}
+    assert missing == {name for name, there in optional.items() if not there}
 
 
 def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> None:
-    assert {int(row[0]) for row in table(read(FORMAT), "version")} == set(FORMAT_VERSIONS.values())
+    assert {int(row[0]) for row in table(read(FORMAT), "version")} == set(FORMAT_VERSIONS)
     [row] = [row for row in table(read(FORMAT).partition("Each of")[2], "field") if row[0] == "`camera_model`"]
     assert tuple(code(row[2])) == CAMERA_MODELS
 

@@ -117,6 +117,7 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
     root = (root if root.is_dir() else root.parent).absolute()
     identity = backbone_fingerprint(datamanager.config.backbone)
     backbone = BackboneInfo(**{name: identity[name] for name in BackboneInfo.__dataclass_fields__})
+    position = model.position_term
     views = [
         *_views(model, datamanager.train_dataset, "train", root, identity),
         *_views(model, datamanager.eval_dataset, "eval", root, identity),
@@ -139,7 +140,9 @@ def feature_gaussians(pipeline: Fit3DPipeline, scene: str) -> FeatureGaussians:
             rasterize_mode=splats.rasterize_mode,
             images_root=str(root),
             views=tuple(views),
+            feature_view_dependence="none" if position is None else "position",
         ),
+        position=None if position is None else position.detach().float().cpu(),
     )
 
 

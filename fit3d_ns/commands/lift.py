@@ -14,6 +14,7 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.features.backbone import BackboneConfig, rule_of
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
 from fit3d_ns.rasterization import RasterizeMode
@@ -84,6 +85,9 @@ class LiftArguments:
     feature_storage: FeatureStorage = "fp16"
     """How features are kept: int8 (one scale per channel) takes half the room of fp16 and needs a fit3d that reads
     export format version 2."""
+    feature_view_dependence: ViewDependence = "position"
+    """position: solve also for what features say of the place in the image alone, the same in all views, and keep it
+    apart (export format version 3); none: all that features are is in the Gaussians."""
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     solver: LiftOptions = field(default_factory=LiftOptions)
     cache_dir: Path | None = None
@@ -111,7 +115,10 @@ def run(arguments: LiftArguments) -> Path:
     feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = arguments.backbone.over(base)
-    gaussians, report = lift_scene(scene, config, feature_dim, arguments.solver, device, arguments.cache_dir)
+    dependence = arguments.feature_view_dependence
+    gaussians, report = lift_scene(
+        scene, config, feature_dim, arguments.solver, device, arguments.cache_dir, dependence
+    )
     gaussians.stored_as(arguments.feature_storage).save(
         directory, extra_files={REPORT_FILE: report_bytes(report)}, overwrite=arguments.overwrite
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fit3d_ns.features.patch_grid import COUNTED_SHARE, counted, pool_to_patch_grid, upsample_to_pixels
+from fit3d_ns.features.position import position_map
 
 FeatureLossKind = Literal["l1", "cosine+l1"]
 FeatureSupervision = Literal["patch", "pixel"]
@@ -43,6 +44,7 @@ def compare_features(
     mask: Tensor | None,
     decoder: Callable[[Tensor], Tensor],
     supervision: FeatureSupervision,
+    position: Tensor | None = None,
 ) -> FeatureComparison:
     """Decode what was rendered and bring it and the backbone's map to one size.
 
@@ -52,6 +54,7 @@ def compare_features(
         mask: [.., .., 1] of the view at any size, 1 = counts; None: all pixels do.
         decoder: [..., D] to [..., C].
         supervision: "patch" averages the rendering over the grid, "pixel" enlarges the map to the rendering.
+        position: [rows, columns, C], the position term to add to what is decoded (`fit3d_ns.features.position`).
     """
     height, width = rendered.shape[:2]
     target = target.to(rendered.device, torch.float32)
@@ -65,7 +68,10 @@ def compare_features(
     else:
         target = upsample_to_pixels(target, height, width)
         weights = rendered.new_ones(height, width) if mask is None else (mask[..., 0] > COUNTED_SHARE).float()
-    return FeatureComparison(decoder(rendered[..., :-1]), target, weights, rendered[..., -1])
+    decoded = decoder(rendered[..., :-1])
+    if position is not None:
+        decoded = decoded + position_map(position, (decoded.shape[0], decoded.shape[1]))
+    return FeatureComparison(decoded, target, weights, rendered[..., -1])
 
 
 def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: FeatureLossKind) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,6 @@ from typing import Any, overload
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.capture.lens import undistort, undistort_mask
@@ -23,9 +21,8 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size, rule_of
 from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.features.space import fit_space
-from fit3d_ns.lifting.maps import LiftedFeatures, lift_feature_maps
-from fit3d_ns.lifting.operator import cell_weights, patch_operator
+from fit3d_ns.features.position import ViewDependence
+from fit3d_ns.lifting.maps import held_out_cosine, lift_feature_maps
 from fit3d_ns.lifting.solver import DEFAULT_OPTIONS, LiftOptions
 from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
@@ -112,6 +109,7 @@ def lift_scene(
     options: LiftOptions = DEFAULT_OPTIONS,
     device: torch.device | str = "cpu",
     cache_dir: Path | None = None,
+    view_dependence: ViewDependence = "position",
 ) -> tuple[FeatureGaussians, dict[str, Any]]:
     """Lift the backbone's features of the training views into the scene's Gaussians.
 
@@ -144,14 +142,14 @@ def lift_scene(
             psnr,
         )
     start = time.monotonic()
-    space = fit_space(train.maps, feature_dim)
+    lifted = lift_feature_maps(splats, train.cameras, train.maps, feature_dim, options, view_dependence)
+    space = lifted.space.to("cpu")
     logger.info(
         "Features: %d channels of %d, which hold %.1f %% of the variance.",
         len(space.scales),
         len(space.mean),
         100 * space.explained,
     )
-    lifted = lift_feature_maps(splats, train.cameras, train.maps, space, options)
     seconds = time.monotonic() - start
     seen = float(lifted.seen.float().mean())
     if seen < FEWEST_SEEN:
@@ -171,6 +169,7 @@ def lift_scene(
         "cosine": lifted.cosine,
         "seconds": round(seconds, 3),
         "options": dataclasses.asdict(options),
+        "view_dependence": view_dependence,
     }
     if held_out.views:
         report["held_out_cosine"] = held_out_cosine(splats, lifted, held_out.cameras, held_out.maps)
@@ -192,26 +191,17 @@ def lift_scene(
         rasterize_mode=splats.rasterize_mode,
         images_root=str(scene.images_root),
         views=tuple(dataclasses.replace(view, grid=grids[view.path]) for view in scene.views),
+        feature_view_dependence=view_dependence,
     )
     tensors = {name: getattr(scene.splats, name) for name in TENSORS}
-    return FeatureGaussians(**tensors, features=lifted.features.cpu(), decoder=space.decoder, scene=info), report
+    position = None if lifted.position is None else lifted.position.cpu()
+    features = lifted.features.cpu()
+    return FeatureGaussians(**tensors, features=features, decoder=space.decoder, scene=info, position=position), report
 
 
 def report_bytes(report: dict[str, Any]) -> bytes:
     """The content of `REPORT_FILE`."""
     return (json.dumps(report, indent=1) + "\n").encode()
-
-
-def held_out_cosine(
-    splats: Splats, lifted: LiftedFeatures, views: Sequence[PinholeView], maps: Sequence[Tensor]
-) -> float:
-    """Mean cosine between rendered and true features of `views` over all cells that count."""
-    space = lifted.space.to(lifted.features.device)
-    weights = cell_weights(views, lifted.features.device)
-    rendered = patch_operator(splats, views).apply(space.coordinates(lifted.features))
-    true = torch.cat([values.to(rendered.device, torch.float32).reshape(-1, len(space.mean)) for values in maps])
-    cosines = F.cosine_similarity(space.decode(rendered), true, dim=-1)
-    return float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from torch import Tensor
 from fit3d_ns.common.console import logger
 from fit3d_ns.features.cache import FeatureMaps
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.features.pca import PCABasis, fit_pca
+from fit3d_ns.features.pca import PCABasis
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.features.space import pca_space
 from fit3d_ns.lifting.maps import LiftedFeatures, lift_feature_maps
 from fit3d_ns.lifting.operator import cell_weights, patch_operator
@@ -51,7 +52,12 @@ def starting_features(
 
 @torch.no_grad()
 def solved_features(
-    splats: Splats, views: Sequence[PinholeView], maps: FeatureMaps, feature_dim: int, basis: PCABasis | None = None
+    splats: Splats,
+    views: Sequence[PinholeView],
+    maps: FeatureMaps,
+    feature_dim: int,
+    basis: PCABasis | None = None,
+    view_dependence: ViewDependence = "none",
 ) -> LiftedFeatures:
     """The features that render best to all maps, for the geometry as it is.
 
@@ -61,10 +67,11 @@ def solved_features(
         maps: the backbone's map of each.
         feature_dim: D, channels per Gaussian.
         basis: principal components of the maps, if they are known.
+        view_dependence: what is solved for beside them.
     """
     start = time.monotonic()
-    basis = basis or fit_pca(maps, min(maps.channels, feature_dim))
-    lifted = lift_feature_maps(splats, views, maps, pca_space(basis, feature_dim))
+    space = None if basis is None else pca_space(basis, feature_dim)
+    lifted = lift_feature_maps(splats, views, maps, feature_dim, view_dependence=view_dependence, space=space)
     logger.info("Solving for features took %.1f s.", time.monotonic() - start)
     return lifted
 

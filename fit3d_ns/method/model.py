@@ -155,7 +155,9 @@ class Fit3DModel(FeatureSplatfacto):
         if (self.training and "features" not in outputs) or "features" not in batch:
             return None
         rendered = outputs["features"] if self.training else self.render_features(batch["camera"])
-        return compare_features(rendered, batch["features"].load(), batch.get("mask"), self.decoder, supervision)
+        return compare_features(
+            rendered, batch["features"].load(), batch.get("mask"), self.decoder, supervision, self.position_term
+        )
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         return self.metrics(self.compare_with_photo(outputs, batch))

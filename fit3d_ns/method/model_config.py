@@ -9,6 +9,7 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import FeatureLossKind, FeatureSupervision
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.method.losses import MaskedPixels
 from fit3d_ns.photometric import Border
 
@@ -26,6 +27,9 @@ class Fit3DModelOptions(SplatfactoModelConfig):
     """How features come about: solve (colour alone is trained; at the end one least-squares problem gives all
     features in seconds; needs the linear decoder), or train (gradient steps with the feature loss beside colour;
     the options below from feature_loss to feature_downscale are for it)."""
+    feature_view_dependence: ViewDependence = "position"
+    """What is solved for beside the Gaussians' features: position (what features say of the place in the image alone,
+    the same in all views), or none. Trained features have none."""
     feature_loss: FeatureLossKind = "cosine+l1"
     """Loss on the decoded features: the paper's l1, or cosine+l1."""
     feature_loss_weight: float = 1.0

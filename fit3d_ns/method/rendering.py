@@ -38,6 +38,8 @@ class FeatureSplatfacto(SplatfactoModel):
     color_matrix: Tensor
     """[3, C] and `color_offset` [3]: from decoded features to the colours of `feature_pca`."""
     color_offset: Tensor
+    position: Tensor
+    """[rows, columns, C], the position term of a solve; no rows without one."""
 
     @property
     def features_active(self) -> bool:
@@ -56,6 +58,12 @@ class FeatureSplatfacto(SplatfactoModel):
         self.decoder = FeatureDecoder(self.config.decoder, self.config.feature_dim, channels).to(device)
         self.register_buffer("color_matrix", torch.zeros(3, channels, device=device))
         self.register_buffer("color_offset", torch.zeros(3, device=device))
+        self.register_buffer("position", torch.zeros(0, 0, channels, device=device))
+
+    @property
+    def position_term(self) -> Tensor | None:
+        """[rows, columns, C] that a view adds to its decoded features, if a solve found one."""
+        return self.position if self.position.numel() > 0 else None
 
     def set_feature_space(self, basis: PCABasis) -> None:
         """Fix the backbone's feature space: size and start of the decoder, and the colours of `feature_pca`."""
@@ -71,7 +79,9 @@ class FeatureSplatfacto(SplatfactoModel):
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
         self._allocate_feature_space(channels=dict["color_matrix"].shape[1])
-        super().load_state_dict(dict, **kwargs)
+        # Checkpoints of before the position term have none.
+        self.position = dict.get("position", self.position).to(self.position)
+        super().load_state_dict({**dict, "position": self.position}, **kwargs)
 
     @torch.no_grad()
     def set_features(self, lifted: LiftedFeatures) -> None:
@@ -79,6 +89,7 @@ class FeatureSplatfacto(SplatfactoModel):
         self.gauss_params["features"].copy_(lifted.features)
         self.gauss_params["feature_errors"].copy_(lifted.errors[:, None])
         self.decoder.load_state_dict(lifted.space.decoder)
+        self.position = self.position if lifted.position is None else lifted.position
 
     # ---- rendering
 

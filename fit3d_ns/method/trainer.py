@@ -99,8 +99,9 @@ class Fit3DTrainer(Trainer):
     def _solved_features(self) -> LiftedFeatures:
         model, datamanager = self.pipeline.model, self.pipeline.datamanager
         views = training_views(datamanager, model.camera_optimizer, model.device)
-        basis, maps = datamanager.feature_basis, datamanager.train_features
-        return solved_features(model.splats().detached(), views, maps, model.config.feature_dim, basis)
+        basis, maps, config = datamanager.feature_basis, datamanager.train_features, model.config
+        splats, dependence = model.splats().detached(), config.feature_view_dependence
+        return solved_features(splats, views, maps, config.feature_dim, basis, dependence)
 
     def _remove_empty_run(self) -> None:
         """Take back the run folder if ns-train has written no more than config.yml into it."""

@@ -1,9 +1,10 @@
-"""scene.json of the export format, versions 1 and 2: what a scene is, apart from its Gaussians.
+"""scene.json of the export format, versions 1 to 3: what a scene is, apart from its Gaussians.
 
 Each dataclass mirrors one object of the file; `SceneInfo.from_json` validates all of it before anyone uses it.
 
-Version 2 adds one field, "feature_storage"; in version 1 features are always fp16. A scene is written in the lowest
-version that can say what it holds: readers of version 1 go on reading fp16 exports, and refuse int8 by its version.
+Version 2 adds one field, "feature_storage"; in version 1 features are always fp16. Version 3 adds
+"feature_view_dependence"; before it there is none. A scene is written in the lowest version that can say what it holds:
+readers of version 1 go on reading what is as plain as theirs, and refuse the rest by its version.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from fit3d_ns.capture.cameras import distortion_fault, finite, matrix_fault, pos
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.rasterization import RasterizeMode
 from fit3d_ns.scene.json_object import Array, JsonObject
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.storage import FeatureStorage
 from fit3d_ns.scene.views import PinholeView
 
-FORMAT_VERSIONS: dict[FeatureStorage, int] = {"fp16": 1, "int8": 2}
-"""The version that exports with these features are written in."""
+FORMAT_VERSIONS = (1, 2, 3)
+"""Those that this program reads and writes."""
+_FIELD_VERSIONS = {"feature_storage": 2, "feature_view_dependence": 3}
+"""The first version that has a field."""
 
 Split = Literal["train", "eval"]
 DecoderResolution = Literal["patch", "pixel"]
@@ -126,11 +130,15 @@ class SceneInfo:
     views: tuple[ViewInfo, ...]
     feature_storage: FeatureStorage = "fp16"
     """How the features are kept on disk; in memory they are float32."""
+    feature_view_dependence: ViewDependence = "none"
+    """Whether there is a position term (`fit3d_ns.features.position`) beside the Gaussians' features."""
 
     @property
     def format_version(self) -> int:
         """In which this scene is written."""
-        return FORMAT_VERSIONS[self.feature_storage]
+        if self.feature_view_dependence != "none":
+            return 3
+        return 1 if self.feature_storage == "fp16" else 2
 
     def to_capture(self, points: Array) -> Array:
         """Points [N, 3] from the Gaussians' frame to the capture's world frame."""
@@ -141,8 +149,9 @@ class SceneInfo:
     def to_json(self) -> str:
         """The text of scene.json; arrays become nested lists."""
         fields = dataclasses.asdict(self)
-        if self.format_version == 1:
-            del fields["feature_storage"]
+        for name, since in _FIELD_VERSIONS.items():
+            if self.format_version < since:
+                del fields[name]
         fields["format_version"] = self.format_version
         # NaN is let through, as Python's own "NaN", for `from_json` to name the field that holds it.
         return json.dumps(fields, default=lambda array: array.tolist(), indent=1) + "\n"
@@ -155,7 +164,7 @@ class SceneInfo:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source} is not valid JSON ({error}); {remedy}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None
-        if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS.values():
+        if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS:
             raise InputError(
                 f"{source} has export format version {version!r}, but this program reads {readable_versions()}; "
                 f"export the scene again with this version, or use the fit3d that wrote it."
@@ -164,8 +173,9 @@ class SceneInfo:
 
 
 def readable_versions() -> str:
-    """For messages: "versions 1 and 2"."""
-    return "versions " + " and ".join(map(str, sorted(FORMAT_VERSIONS.values())))
+    """For messages: "versions 1, 2 and 3"."""
+    *first, last = map(str, FORMAT_VERSIONS)
+    return f"versions {', '.join(first)} and {last}"
 
 
 def resolve(path: str, images_root: Path) -> Path:
@@ -203,6 +213,9 @@ def _parse_scene(data: JsonObject, version: int) -> SceneInfo:
         images_root=data.text("images_root"),
         views=tuple(_parse_view(view) for view in data.children("views")),
         feature_storage="fp16" if version == 1 else data.choice("feature_storage", get_args(FeatureStorage)),
+        feature_view_dependence=(
+            "none" if version < 3 else data.choice("feature_view_dependence", get_args(ViewDependence))
+        ),
     )
     if not scene.views:
         raise data.fault("views", "is empty")

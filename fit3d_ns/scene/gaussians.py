@@ -1,4 +1,4 @@
-"""A scene of feature Gaussians as data: in memory, and on disk in the export format, versions 1 and 2.
+"""A scene of feature Gaussians as data: in memory, and on disk in the export format, versions 1 to 3.
 
 A folder `runs/<scene>/` holds `scene.json` (see `fit3d_ns.scene.description`), `gaussians.safetensors`, `splat.ply`
 for other viewers, and perhaps previews. It is written whole or not at all, and read only after every part of it was
@@ -6,7 +6,8 @@ checked: what a reader gets has the shapes, ranges and images that it says.
 
 gaussians.safetensors holds the tensors of `FeatureGaussians`, float32 but for the features: float16 [N, D] where
 `SceneInfo.feature_storage` is "fp16" (version 1), and for "int8" (version 2) int8 [N, D] with "features_scale" float32
-[D], to be multiplied (`fit3d_ns.scene.storage`). Its metadata have "format_version" and the SHA-256 of scene.json.
+[D], to be multiplied (`fit3d_ns.scene.storage`). Version 3 may have "position", float32. Its metadata have
+"format_version" and the SHA-256 of scene.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from fit3d_ns.common.atomic import atomic_directory
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.rasterization import RasterizeMode
-from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, readable_versions, resolve
+from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, readable_versions
+from fit3d_ns.scene.images import check_scene_images
 from fit3d_ns.scene.place import GAUSSIANS_FILE, SCENE_FILE, SPLAT_FILE, not_an_export, require_same_export
 from fit3d_ns.scene.ply import write_splat_ply
 from fit3d_ns.scene.splats import SH_DEGREES, TENSORS, Splats
@@ -36,6 +38,7 @@ from fit3d_ns.scene.storage import FeatureStorage, dequantize, quantize
 
 _DECODER_PREFIX = "decoder."
 _SCALE = "features_scale"
+_POSITION = "position"
 _UNIT_TOLERANCE = 1e-3
 _TRAIN_AGAIN = "training diverged or was set up wrongly: train again, perhaps with a lower learning rate"
 
@@ -54,6 +57,9 @@ class FeatureGaussians(Splats):
     """State of a `fit3d_ns.features.decoder.FeatureDecoder`, by kind:
     "linear" has weight [C, D] and bias [C]; "conv3x3" has weight [C, D, 3, 3] and no bias."""
     scene: SceneInfo
+    position: Tensor | None = None
+    """[rows, columns, C]: the position term (`fit3d_ns.features.position`), which a view adds to its decoded features;
+    None where `SceneInfo.feature_view_dependence` is "none"."""
     rasterize_mode: RasterizeMode = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,44 +162,19 @@ class FeatureGaussians(Splats):
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {name: getattr(self, name) for name in _GAUSSIAN_FIELDS}
+        if self.position is not None:
+            named[_POSITION] = self.position
         return named | {_DECODER_PREFIX + name: tensor for name, tensor in self.decoder.items()}
 
 
 _GAUSSIAN_FIELDS = (*TENSORS, "features")
 
 
-def check_scene_images(scene: SceneInfo, directory: Path) -> None:
-    """Check that the images and masks of a scene are there and that the images are those it was made from."""
-    root = Path(scene.images_root)
-    files = [(view, resolve(view.path, root)) for view in scene.views]
-    wanted = [path for _, path in files]
-    wanted += [resolve(view.mask_path, root) for view in scene.views if view.mask_path is not None]
-    missing = [path for path in wanted if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(wanted)} images and masks of {directory} are missing, the first is {missing[0]}; "
-            f"if they moved, give their folder with --images-root."
-        )
-    changed = [path for view, path in files if _content_changed(view, path)]
-    if changed:
-        raise InputError(
-            f"{len(changed)} of {len(files)} images of {directory} changed since the export, "
-            f"the first is {changed[0]}; "
-            f"restore them (or give their folder with --images-root), or train and export the scene again."
-        )
-
-
-def _content_changed(view: ViewInfo, path: Path) -> bool:
-    try:
-        return file_sha256(path) != view.sha256
-    except OSError as error:
-        raise InputError(f"image {path} cannot be read ({error.strerror}); check its permissions.") from error
-
-
 def _from_tensors(tensors: Mapping[str, Tensor], scene: SceneInfo) -> FeatureGaussians:
     prefix = _DECODER_PREFIX
     decoder = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return FeatureGaussians(**{name: tensors[name] for name in _GAUSSIAN_FIELDS}, decoder=decoder, scene=scene)
+    ours = {name: tensors[name] for name in _GAUSSIAN_FIELDS}
+    return FeatureGaussians(**ours, decoder=decoder, scene=scene, position=tensors.get(_POSITION))
 
 
 _FEATURE_DTYPES: dict[FeatureStorage, torch.dtype] = {"fp16": torch.float16, "int8": torch.int8}
@@ -262,6 +243,8 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
         shapes["decoder.bias"] = (C,)
     if scene.feature_storage == "int8":
         shapes[_SCALE] = (D,)
+    if scene.feature_view_dependence == "position":
+        shapes[_POSITION] = (None, None, C)
     for name, shape in shapes.items():
         require(name in tensors, f"tensor {name!r} is missing")
         tensor = tensors[name]
@@ -277,9 +260,11 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
     unknown = sorted(set(tensors) - set(shapes))
     require(
         not unknown,
-        f"tensor {unknown[:1]} is not part of the format for a {scene.decoder!r} decoder and {scene.feature_storage} "
-        "features",
+        f"tensor {unknown[:1]} is not part of the format for a {scene.decoder!r} decoder, {scene.feature_storage} "
+        f"features and view dependence {scene.feature_view_dependence!r}",
     )
+    if scene.feature_view_dependence == "position":
+        require(tensors[_POSITION].numel() > 0, f"{_POSITION!r} has no knots")
     if scene.feature_storage == "int8":
         scales = tensors[_SCALE]
         fit = (scales > 0) & (128 * scales).isfinite()

@@ -18,7 +18,7 @@ def test_the_decoded_rendering_is_near_the_maps_it_was_lifted_from() -> None:
     operator = patch_operator(geometry, views)
     cells = (operator.apply(planted) + space.mean).split(ODD_GRID[0] * ODD_GRID[1])
     maps = [values.reshape(*ODD_GRID, 10) for values in cells]
-    lifted = lift_feature_maps(geometry, views, maps, space)
+    lifted = lift_feature_maps(geometry, views, maps, space=space)
     assert lifted.cosine > 0.98
     assert float(lifted.errors[lifted.seen].mean()) < 0.05
 
@@ -34,7 +34,7 @@ def test_errors_are_largest_where_the_views_cannot_be_explained() -> None:
         values[:, :2] = left
         maps.append(values)
     geometry.means[0] = torch.tensor([0.0, 0.0, -50.0])
-    lifted = lift_feature_maps(geometry, views[:1] * 6, maps, space)
+    lifted = lift_feature_maps(geometry, views[:1] * 6, maps, space=space)
     shares = patch_operator(geometry, views[:1]).transpose(torch.eye(ODD_GRID[0] * ODD_GRID[1]))
     shares = shares.reshape(-1, *ODD_GRID)
     on_left = shares[:, :, :2].sum((1, 2)) > 0.9 * shares.sum((1, 2)).clamp_min(1e-3)
@@ -48,6 +48,6 @@ def test_maps_that_do_not_fit_their_views_are_refused() -> None:
     geometry, views = small_scene()
     space = full_space(torch.zeros(4))
     with pytest.raises(ValueError, match="as many feature maps"):
-        lift_feature_maps(geometry, views, [torch.zeros(*ODD_GRID, 4)], space)
+        lift_feature_maps(geometry, views, [torch.zeros(*ODD_GRID, 4)], space=space)
     with pytest.raises(ValueError, match="cells where its view has"):
-        lift_feature_maps(geometry, views, [torch.zeros(2, 2, 4)] * 3, space)
+        lift_feature_maps(geometry, views, [torch.zeros(2, 2, 4)] * 3, space=space)

@@ -117,7 +117,9 @@ class ViewerPage:
         assert self._camera is not None
         return self._camera
 
-    def wait_until(self, look: Callable[[], Any], enough: Callable[[Any], bool], what: str, timeout: float = 120) -> Any:
+    def wait_until(
+        self, look: Callable[[], Any], enough: Callable[[Any], bool], what: str, timeout: float = 120
+    ) -> Any:
         """Look again and again until it is enough; fail with the last look and a screenshot."""
         deadline = time.monotonic() + timeout
         while not enough(seen := look()):
@@ -157,8 +159,8 @@ def open_page(address: str, folder: Path) -> Iterator[ViewerPage]:
         try:
             # The title bar's logo lies on the network, where a test has no business.
             context.route("https://**", lambda route: route.abort())
-            # The server's first answer waits for all that ns-viewer loads and compiles, and a click for the page to draw
-            # the scene without a GPU; a busy machine took over 30 s for either.
+            # The server's first answer waits for all that ns-viewer loads and compiles, and a click for the page to
+            # draw the scene without a GPU; a busy machine took over 30 s for either.
             context.set_default_timeout(180_000)
             page = ViewerPage(context.pages[0], folder)
             page.open(address)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.scene.description import BackboneInfo, SceneInfo, ViewInfo, relative_to_root
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
@@ -60,6 +61,7 @@ def make_gaussians(
     feature_dim: int = 8,
     decoder: DecoderKind = "linear",
     seed: int = 0,
+    view_dependence: ViewDependence = "none",
 ) -> FeatureGaussians:
     random = torch.Generator().manual_seed(seed)
 
@@ -84,6 +86,7 @@ def make_gaussians(
         rasterize_mode="antialiased",
         images_root=str(root),
         views=tuple(make_view(root, i) for i in range(3)),
+        feature_view_dependence=view_dependence,
     )
     return FeatureGaussians(
         means=normal(count, 3),
@@ -94,6 +97,7 @@ def make_gaussians(
         features=normal(count, feature_dim),
         decoder=state,
         scene=scene,
+        position=None if view_dependence == "none" else normal(12, 16, channels),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_a_file_that_does_not_hold_what_the_scene_says_is_refused(tmp_path: Path
     make_gaussians(tmp_path / "capture").save(tmp_path / "room")
     tensors, metadata, scene = read(tmp_path / "room")
     write(tmp_path / "room", tensors | {"features_scale": torch.ones(8)}, metadata, scene)
-    refused(tmp_path / "room", r"features_scale.* is not part of the format .* fp16 features; export")
+    refused(tmp_path / "room", r"features_scale.* is not part of the format .* fp16 features .*; export")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -201,3 +202,30 @@ def test_finetuning_targets_from_int8_are_those_from_fp16_within_the_decoded_err
         loss = 1 - F.cosine_similarity(first.features, second.features, dim=-1)
         assert float(loss.mean()) < 0.005
         assert float(loss.mean()) > 0, "the two exports must differ for this to say anything"
+
+
+@pytest.mark.parametrize("storage", ["fp16", "int8"])
+def test_a_position_term_is_kept_as_it_is_in_version_3(tmp_path: Path, storage: Any) -> None:
+    saved = make_gaussians(tmp_path / "capture", view_dependence="position").stored_as(storage)
+    saved.save(tmp_path / "room")
+    loaded = FeatureGaussians.load(tmp_path / "room")
+    assert loaded.scene.format_version == 3
+    assert saved.position is not None
+    assert loaded.position is not None
+    torch.testing.assert_close(loaded.position, saved.position, rtol=0, atol=0)
+    assert loaded.to("cpu").position is not None
+
+
+def test_a_position_term_that_is_missing_or_unasked_for_is_refused(tmp_path: Path) -> None:
+    make_gaussians(tmp_path / "capture", view_dependence="position").save(tmp_path / "room")
+    tensors, metadata, scene = read(tmp_path / "room")
+    write(tmp_path / "room", {k: v for k, v in tensors.items() if k != "position"}, metadata, scene)
+    refused(tmp_path / "room", r"tensor 'position' is missing; export")
+    write(tmp_path / "room", tensors | {"position": torch.zeros(3, 4, 7)}, metadata, scene)
+    refused(tmp_path / "room", r"'position' has shape \[3, 4, 7\] where scene\.json implies \[K, K, 12\]; export")
+    write(tmp_path / "room", tensors | {"position": torch.zeros(0, 4, 12)}, metadata, scene)
+    refused(tmp_path / "room", r"'position' has no knots; export")
+    write(tmp_path / "room", tensors, metadata, scene | {"feature_view_dependence": "none"})
+    refused(tmp_path / "room", r"has export format version 3, but scene\.json beside it has 1")
+    write(tmp_path / "room", tensors, metadata, scene | {"feature_view_dependence": "angle"})
+    refused(tmp_path / "room", r"'feature_view_dependence' is 'angle', not one of none, position; export")
