@@ -39,6 +39,9 @@ def _weights(depth: float, normals: float, class_token: float) -> tuple[str, ...
 
 
 MIRROR = ("--targets", "mirror")
+GRAM = ("--gram-weight", "2")
+"""As in DINOv3."""
+MARGIN = ("--anchor-weight", "1", "--anchor-margin", "0.85")
 RECIPES: dict[str, tuple[str, ...]] = {
     "features": _weights(0, 0, 0),
     "class token": _weights(0, 0, 1),
@@ -47,6 +50,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "depth, normals": _weights(1, 1, 0),
     "depth, normals, class token": _weights(1, 1, 1),
     "all of them twice": _weights(2, 2, 2),
+    "depth, normals, class token, gram": (*_weights(1, 1, 1), *GRAM),
+    "depth, normals, class token, margin": (*_weights(1, 1, 1), *MARGIN),
+    "depth, normals, class token, gram, margin": (*_weights(1, 1, 1), *GRAM, *MARGIN),
     "mirror": (*MIRROR, *_weights(0, 0, 0)),
     "mirror, depth, normals, class token": (*MIRROR, *_weights(1, 1, 1)),
 }

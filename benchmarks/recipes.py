@@ -6,7 +6,8 @@ In every fold of `benchmarks.rooms` each recipe is trained on the six rooms that
 probed on the two validation rooms: no test room of the fold takes part. The work folder is that of `benchmarks.rooms`,
 whose exports and trainings are used; every part is kept in it. Each recipe costs five trainings of four minutes of one
 core, each share of its weights five encodings of 160 images and its part of the probes: count on two hours of two
-cores for eight; with --folds A C on 40 per cent of it.
+cores for eight; with --folds A C on 40 per cent of it. `benchmarks.rounds` are rows too; shares of a round's weights
+are mixed with those of the round before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.markdown import header, row
 from benchmarks.recipe_choice import ORIGINAL, RECIPES, results_beside
 from benchmarks.report import commit
 from benchmarks.rooms import Fold, Programme
+from benchmarks.rounds import ROUNDS, Rounds
 from benchmarks.tasks import Task, run_all
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.metrics import metrics_of
@@ -43,7 +45,10 @@ class Study:
     folds: tuple[Fold, ...]
 
     def comparison(self, fold: Fold) -> Task:
-        return self.programme.comparison(f"study {fold.name}", fold, tuple(RECIPES), self.work / f"{fold.name}.json")
+        trainings = {recipe: self.programme.candidate(fold, recipe) for recipe in RECIPES}
+        rounds = Rounds(self.programme, fold)
+        trainings |= {name: rounds.training(count) for name, count in ROUNDS.items()}
+        return self.programme.comparison(f"study {fold.name}", fold, trainings, self.work / f"{fold.name}.json")
 
     @property
     def work(self) -> Path:
@@ -51,7 +56,8 @@ class Study:
 
     def tasks(self) -> list[Task]:
         trainings = [self.programme.candidate(fold, recipe) for fold in self.folds for recipe in RECIPES]
-        return [*trainings, *(self.comparison(fold) for fold in self.folds)]
+        rounds = [task for fold in self.folds for task in Rounds(self.programme, fold).tasks()]
+        return [*trainings, *rounds, *(self.comparison(fold) for fold in self.folds)]
 
     def results(self) -> list[ProbeResults]:
         """Of every fold."""

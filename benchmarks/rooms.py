@@ -16,7 +16,7 @@ Every part is kept in the work folder and not done again by a second start (`ben
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,11 +146,19 @@ class Programme:
         return self.finetuning(name, held_out, (), *RECIPES[recipe], "--weight-mix", "1.0")
 
     def choice(self, fold: Fold) -> Task:
-        return self.comparison(f"choose {fold.name}", fold, CANDIDATES, self.work / "choices" / f"{fold.name}.json")
+        trainings = {recipe: self.candidate(fold, recipe) for recipe in CANDIDATES}
+        return self.comparison(f"choose {fold.name}", fold, trainings, self.work / "choices" / f"{fold.name}.json")
 
-    def comparison(self, name: str, fold: Fold, recipes: Sequence[str], made: Path) -> Task:
-        """Probes of recipes inside a fold, and which of them is the best."""
-        trained = {recipe: self.candidate(fold, recipe).makes for recipe in recipes}
+    def comparison(self, name: str, fold: Fold, trainings: Mapping[str, Task], made: Path) -> Task:
+        """Probes of recipes inside a fold, and which of them is the best.
+
+        Args:
+            name: of the task.
+            fold: whose inner rooms they were trained on.
+            trainings: by recipe, with all of the weights; the first starts from the original.
+            made: the file with the choice.
+        """
+        trained = {recipe: training.makes for recipe, training in trainings.items()}
         return Task(
             name,
             made,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.files import (
@@ -51,8 +52,10 @@ from fit3d_ns.scene.render import render_rgb
 
 FORMAT_VERSION = 2
 TargetKind = Literal["gaussians", "mirror"]
-StoreKind = Literal["gaussians", "mirror", "original", "geometry", "class-token"]
+StoreKind = Literal["gaussians", "mirror", "original", "geometry", "class-token", "gram"]
 AREA = TargetRule()
+GRAM_SCALE = 2
+"""Of the image from which the original's features for the Gram matrix come, against the one that is trained on."""
 
 
 class TargetStore:
@@ -66,7 +69,8 @@ class TargetStore:
             `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
             "geometry" renders depth and normals (`fit3d_finetune.targets.geometry`) in the place of features.
             "class-token": the one of the original `backbone` for the image, as a map of one patch.
-        backbone: of the exports; used by "mirror", "original" and "class-token" only.
+            "gram": its features of the image at twice the size, brought to the view's patch grid.
+        backbone: of the exports; used by "mirror", "original", "class-token" and "gram" only.
         rule: on which patches targets lie, how they come there and which count.
     """
 
@@ -133,13 +137,21 @@ class TargetStore:
 
     def image(self, scene: int, view: int) -> Tensor:
         """The input image [3, H, W] in 0..1 of a view, H and W patches; rendered for a novel view."""
-        photograph, size = self.scenes[scene].photograph(view), self.scenes[scene].image_size(view)
+        if self.scenes[scene].photograph(view) is not None:
+            return self._image_of_size(scene, view, 1)
+        stored = self._read(scene, view)
+        if stored is None:
+            return self._image_of_size(scene, view, 1)
+        assert stored.image is not None, "novel views are kept with their images"
+        return stored.image.float() / 255
+
+    def _image_of_size(self, scene: int, view: int, scale: int) -> Tensor:
+        """The input image as above, with sides of so many times the size."""
+        h, w = self.scenes[scene].image_size(view)
+        size, photograph = (scale * h, scale * w), self.scenes[scene].photograph(view)
         if photograph is not None:
             return load_pinhole_image(photograph, self.scenes[scene].images_root, size, self.rule.resampling)
-        stored = self._read(scene, view)
-        image = self._rendered_image(scene, view) if stored is None else stored.image
-        assert image is not None, "novel views are kept with their images"
-        return image.float() / 255
+        return self._rendered_image(scene, view, size).float() / 255
 
     def _read(self, scene: int, view: int) -> StoredTarget | None:
         if scene not in self._kept:
@@ -190,15 +202,18 @@ class TargetStore:
 
     @torch.no_grad()
     def _encoded(self, scene: int, view: int) -> StoredTarget:
-        """The original's class token or features of the image, or features of the mirrored image mirrored back."""
+        """The original's class token, or its features of the image, of the mirrored or of an enlarged one."""
         if self._network is None:
             self._network = load_backbone(self.backbone, self.device)
-        image = self.image(scene, view)[None].to(self.device)
+        scale = GRAM_SCALE if self.kind == "gram" else 1
+        image = self._image_of_size(scene, view, scale)[None].to(self.device)
         if self.kind == "class-token":
             _, token = self._network.forward_with_class_token(image)
             return as_stored(token[None], torch.ones(1, 1), None)
         maps = self._network(image.flip(-1)).flip(-1) if self.kind == "mirror" else self._network(image)
         grid, mask = self.scenes[scene].grid(view), self._mask(scene, view)
+        if self.kind == "gram":  # as DINOv3 does it
+            maps = F.interpolate(maps, grid, mode="bicubic", align_corners=False)
         weights = torch.ones(grid)
         if mask is not None:
             share, _ = self.rule.resample(mask[..., None].float(), grid)
@@ -212,15 +227,14 @@ class TargetStore:
     def _with_image(self, scene: int, view: int, target: StoredTarget) -> StoredTarget:
         if self.scenes[scene].photograph(view) is not None:
             return target
-        return dataclasses.replace(target, image=self._rendered_image(scene, view))
+        return dataclasses.replace(target, image=self._rendered_image(scene, view, self.scenes[scene].image_size(view)))
 
     @torch.no_grad()
-    def _rendered_image(self, scene: int, view: int) -> Tensor:
-        """uint8 [3, H, W], as a photograph would be."""
+    def _rendered_image(self, scene: int, view: int, size: tuple[int, int]) -> Tensor:
+        """uint8 [3, *size], as a photograph would be."""
         with self._making:
             gaussians, _ = self._load(scene)
             rgb, _ = render_rgb(gaussians, self.scenes[scene].pinhole(view))
-        size = self.scenes[scene].image_size(view)
         image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), size, self.rule.resampling)[0]
         return (image * 255).round().to(torch.uint8).contiguous()
 
@@ -253,6 +267,8 @@ class TargetStore:
             made_from["geometry"] = GEOMETRY_VERSION
         elif self.kind != "gaussians":
             made_from["precision"] = self.backbone.precision
+        if self.kind == "gram":
+            made_from["scale"] = GRAM_SCALE
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def _size(self, scene: Scene) -> int:

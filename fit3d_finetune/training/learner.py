@@ -40,7 +40,7 @@ def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
     if recipe.teaches_geometry:
         heads = GeometryHeads(backbone.embed_dim, recipe.depth_weight > 0, recipe.normal_weight > 0)
         heads = heads.to(next(backbone.parameters()).device)
-    if recipe.teaches_geometry or recipe.class_token_weight > 0:
-        teacher = Teacher(heads, recipe.depth_weight, recipe.normal_weight, recipe.class_token_weight)
+    if recipe.teaches_geometry or recipe.holds_original:
+        teacher = Teacher(heads, recipe)
     optimizer = build_optimizer(backbone, recipe, heads)
     return Learner(backbone, parameters, teacher, optimizer)

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.backbone.geometry import GeometryHeads
+from fit3d_finetune.targets.files import Target
+from fit3d_finetune.training.anchor_loss import gram_loss, margin_loss
 from fit3d_finetune.training.geometry_loss import normal_loss, scale_invariant_loss
-from fit3d_finetune.training.recipe import LossKind, LossMean
+from fit3d_finetune.training.recipe import LossKind, LossMean, Recipe
 from fit3d_finetune.training.samples import Sample
 from fit3d_ns.features.backbone import Backbone
 
@@ -52,14 +54,18 @@ class Teacher:
 
     heads: GeometryHeads | None
     """Of depth and normals; None: neither is taught."""
-    depth_weight: float
-    normal_weight: float
-    class_token_weight: float
+    recipe: Recipe
 
     @property
     def weights(self) -> dict[str, float]:
         """By what is taught."""
-        return {"depth": self.depth_weight, "normals": self.normal_weight, "class_token": self.class_token_weight}
+        return {
+            "depth": self.recipe.depth_weight,
+            "normals": self.recipe.normal_weight,
+            "class_token": self.recipe.class_token_weight,
+            "gram": self.recipe.gram_weight,
+            "anchor": self.recipe.anchor_weight,
+        }
 
 
 def batch_loss(
@@ -71,7 +77,7 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of some samples, and figures without gradient: "cosine" of the features, and all other losses.
 
-    Samples of one size share a forward pass. Losses of depth, normals and class tokens are means over the images.
+    Samples of one size share a forward pass. Losses of what is taught beside features are means over the images.
     """
     device = next(backbone.parameters()).device
     groups: dict[tuple[int, ...], list[Sample]] = {}
@@ -118,11 +124,22 @@ def _taught(teacher: Teacher, maps: Tensor, tokens: Tensor, sample: Sample) -> d
         if sample.geometry is None:
             raise ValueError("heads of depth or normals need samples with their geometry")
         depths, normals = teacher.heads(maps, tokens)
-        target, weights = (part.to(maps.device) for part in (sample.geometry.features, sample.geometry.weights))
+        target, weights = _on(maps.device, sample.geometry)
         if depths is not None:
             found["depth"] = scale_invariant_loss(depths[0], target[..., 0], weights)
         if normals is not None:
             found["normals"] = normal_loss(normals[0], target[..., 1:4], weights * target[..., 4])
     if sample.class_token is not None:
         found["class_token"] = 1 - F.cosine_similarity(tokens[0], sample.class_token.to(tokens.device), dim=0)
+    features = maps[0].permute(1, 2, 0)
+    if sample.gram is not None:
+        found["gram"] = gram_loss(features, *_on(maps.device, sample.gram))
+    if sample.original is not None:
+        original, weights = _on(maps.device, sample.original)
+        found["anchor"] = margin_loss(features, original, weights, teacher.recipe.anchor_margin)
     return found
+
+
+def _on(device: torch.device, target: Target) -> tuple[Tensor, Tensor]:
+    """Features and weights of a target."""
+    return target.features.to(device), target.weights.to(device)

@@ -13,6 +13,8 @@ from fit3d_ns.common.errors import InputError
 LossKind = Literal["l1", "smooth-l1", "cosine"]
 LossMean = Literal["batch", "image"]
 PresetName = Literal["paper", "recommended"]
+LOSS_WEIGHTS = ("depth_weight", "normal_weight", "class_token_weight", "gram_weight", "anchor_weight")
+"""Fields of a recipe: of what is taught beside features, each 0 where it is not."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,13 @@ class Recipe:
     """The same for a linear head on the patch token that predicts the Gaussians' surface normals. 0: no such head."""
     class_token_weight: float = 0.0
     """Of a loss that keeps the class token the original's (1 - cosine): the scale of an image stands in it. 0: none."""
+    gram_weight: float = 0.0
+    """Of a loss that keeps the cosines between all patches of an image those of the original at twice the resolution
+    (mean squared difference; Gram anchoring of DINOv3). 0: none."""
+    anchor_weight: float = 0.0
+    """Of a loss that lets no patch token go further from the original's than --anchor-margin. 0: none."""
+    anchor_margin: float = 0.85
+    """With --anchor-weight: only patches whose cosine to the original's is below this count, by how far it is."""
     head_lr: float = 1e-3
     """AdamW's learning rate of these heads."""
 
@@ -76,6 +85,11 @@ class Recipe:
     def teaches_geometry(self) -> bool:
         """Whether the Gaussians' shape is part of the targets."""
         return self.depth_weight > 0 or self.normal_weight > 0
+
+    @property
+    def holds_original(self) -> bool:
+        """Whether any loss holds tokens to those of the original backbone."""
+        return self.class_token_weight > 0 or self.gram_weight > 0 or self.anchor_weight > 0
 
     @property
     def target_rule(self) -> TargetRule:
@@ -98,10 +112,10 @@ class Recipe:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}.")
-        for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale"):
+        for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale", "anchor_margin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
-        for name in ("weight_decay", "depth_weight", "normal_weight", "class_token_weight"):
+        for name in ("weight_decay", *LOSS_WEIGHTS):
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
 
@@ -134,9 +148,9 @@ RELEASE_0_1: dict[str, Any] = {
         name: getattr(PRESETS["recommended"], name)
         for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
     },
-    **{name: getattr(Recipe(), name) for name in ("depth_weight", "normal_weight", "class_token_weight", "head_lr")},
+    **{name: getattr(Recipe(), name) for name in (*LOSS_WEIGHTS, "head_lr", "anchor_margin")},
 }
-"""What release 0.1 did in every recipe, and so did not record."""
+"""What release 0.1 did in every recipe, and so did not record; nor did versions after it, before they had an option."""
 
 
 def lr_factor(step: int, steps: int, recipe: Recipe) -> float:

@@ -37,6 +37,11 @@ class Sample:
     """Log canonical depth, normals and their weights [h, w, 5], and how much each patch counts; None: not taught."""
     class_token: Tensor | None = None
     """[C] that the original backbone gives for the image; None: it may change."""
+    gram: Target | None = None
+    """Features of the original at twice the resolution, on the patch grid: those between which the cosines are to
+    stay; None: they may change."""
+    original: Target | None = None
+    """Features of the original, to stay near to; None: anywhere."""
 
 
 class Samples:
@@ -49,6 +54,8 @@ class Samples:
         keep_original: share of the own features in the target.
         geometry: the views' depth and normals; None where they are not taught.
         class_tokens: the original's class tokens of the views; None where they may change.
+        grams: the original's features at twice the resolution; None where cosines between patches may change.
+        anchors: the views' own features, to stay near to; None where there is no need to.
     """
 
     def __init__(
@@ -59,9 +66,11 @@ class Samples:
         keep_original: float = 0.0,
         geometry: TargetStore | None = None,
         class_tokens: TargetStore | None = None,
+        grams: TargetStore | None = None,
+        anchors: TargetStore | None = None,
     ) -> None:
         self.refs = refs
-        self.geometry, self.class_tokens = geometry, class_tokens
+        self.geometry, self.class_tokens, self.grams, self.anchors = geometry, class_tokens, grams, anchors
         self.targets, self.originals, self.keep_original = targets, originals, keep_original
 
     def of(self, refs: Sequence[ViewRef]) -> Samples:
@@ -74,7 +83,7 @@ class Samples:
     @property
     def target_seconds(self) -> float:
         """Spent on targets so far."""
-        stores = (self.targets, self.originals, self.geometry, self.class_tokens)
+        stores = {self.targets, self.originals, self.geometry, self.class_tokens, self.grams, self.anchors}
         return sum(store.seconds for store in stores if store is not None)
 
     def __getitem__(self, index: int) -> Sample:
@@ -84,9 +93,13 @@ class Samples:
         features = target.features
         if self.originals is not None:
             features = torch.lerp(features, self.originals.get(ref.scene, ref.view).features, self.keep_original)
-        geometry = None if self.geometry is None else self.geometry.get(ref.scene, ref.view)
+        geometry, gram, original = (
+            None if store is None else store.get(ref.scene, ref.view)
+            for store in (self.geometry, self.grams, self.anchors)
+        )
         token = None if self.class_tokens is None else self.class_tokens.get(ref.scene, ref.view).features[0, 0]
-        return Sample(self.targets.image(ref.scene, ref.view), features, target.weights, geometry, token)
+        image = self.targets.image(ref.scene, ref.view)
+        return Sample(image, features, target.weights, geometry, token, gram, original)
 
 
 def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
@@ -102,12 +115,23 @@ def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
 
 def flip(sample: Sample) -> Sample:
     """The mirror image: normals point the other way along x; depth, focal length and class token stay."""
-    geometry = sample.geometry
+
+    def mirrored(target: Target | None) -> Target | None:
+        return None if target is None else Target(target.features.flip(1), target.weights.flip(1))
+
+    geometry = mirrored(sample.geometry)
     if geometry is not None:
-        values = geometry.features.flip(1) * geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0, 1.0])
-        geometry = Target(values, geometry.weights.flip(1))
-    image, features, weights = sample.image.flip(-1), sample.features.flip(1), sample.weights.flip(1)
-    return Sample(image, features, weights, geometry, sample.class_token)
+        sides = geometry.features.new_tensor([1.0, -1.0, 1.0, 1.0, 1.0])
+        geometry = Target(geometry.features * sides, geometry.weights)
+    return Sample(
+        image=sample.image.flip(-1),
+        features=sample.features.flip(1),
+        weights=sample.weights.flip(1),
+        geometry=geometry,
+        class_token=sample.class_token,
+        gram=mirrored(sample.gram),
+        original=mirrored(sample.original),
+    )
 
 
 def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
@@ -129,13 +153,24 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
         mixed = cut(features.permute(2, 0, 1) * weights, "bilinear") / total.clamp_min(1e-6)
         return mixed.permute(1, 2, 0), total[0]
 
-    features, share = cut_target(sample.features, sample.weights)
+    def cut_features(target: Target) -> Target:
+        features, share = cut_target(target.features, target.weights)
+        return Target(features, counted(share))
+
+    target = cut_features(Target(sample.features, sample.weights))
     geometry = sample.geometry
     if geometry is not None:
         values, confidence = cut_target(geometry.features, geometry.weights)
         log_depth, normals = values[..., :1] + math.log(scale), F.normalize(values[..., 1:4], dim=-1)
         geometry = Target(torch.cat([log_depth, normals, values[..., 4:]], dim=-1), confidence)
-    return Sample(cut(sample.image, "bicubic").clamp(0, 1), features, counted(share), geometry)
+    return Sample(
+        image=cut(sample.image, "bicubic").clamp(0, 1),
+        features=target.features,
+        weights=target.weights,
+        geometry=geometry,
+        gram=None if sample.gram is None else cut_features(sample.gram),
+        original=None if sample.original is None else cut_features(sample.original),
+    )
 
 
 def step_indices(step: int, count: int, recipe: Recipe, seed: int) -> list[int]:

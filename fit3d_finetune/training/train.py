@@ -213,11 +213,19 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
 
     def samples(scenes: list[Scene], *splits: Split, taught: bool = False) -> Samples:
         refs = [ref for split in splits for ref in view_refs(scenes, split)]
-        keep = run.recipe.keep_original
-        originals = store(scenes, "original") if keep > 0 else None
-        geometry = store(scenes, "geometry") if taught and (run.recipe.teaches_geometry or run.keep_heads) else None
-        tokens = store(scenes, "class-token") if taught and run.recipe.class_token_weight > 0 else None
-        return Samples(refs, store(scenes, run.targets), originals, keep, geometry, tokens)
+        recipe = run.recipe
+        kept, anchored = recipe.keep_original > 0, taught and recipe.anchor_weight > 0
+        originals = store(scenes, "original") if kept or anchored else None
+        return Samples(
+            refs,
+            store(scenes, run.targets),
+            originals if kept else None,
+            recipe.keep_original,
+            geometry=store(scenes, "geometry") if taught and (recipe.teaches_geometry or run.keep_heads) else None,
+            class_tokens=store(scenes, "class-token") if taught and recipe.class_token_weight > 0 else None,
+            grams=store(scenes, "gram") if taught and recipe.gram_weight > 0 else None,
+            anchors=originals if anchored else None,
+        )
 
     train = samples(run.train_scenes, "train", taught=True)
     if len(train) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.features.backbone import BackboneConfig, rule_of
 from fit3d_ns.features.position import ViewDependence
+from fit3d_ns.features.weights import weights_folder
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
 from fit3d_ns.rasterization import RasterizeMode
@@ -22,6 +24,9 @@ from fit3d_ns.scene.description import BackboneInfo
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import require_export_place
 from fit3d_ns.scene.storage import FeatureStorage
+
+FINETUNED_FILE = "fit3d.json"
+"""Where fit3d-finetune says what it did, in the folders that it writes."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +38,46 @@ class BackboneChoice:
     weights: str | None = None
     """hub, offline, random, or a path."""
     layer: int | None = None
-    """Block whose patch tokens are taken (from 0; negative counts from the end)."""
+    """Block whose patch tokens are taken (from 0; negative counts from the end). Of a folder of fit3d-finetune: the one
+    that was tuned."""
     max_size: int | None = None
     """Longest side in pixels of the image that the backbone sees."""
 
     def over(self, base: BackboneConfig) -> BackboneConfig:
-        """`base` with what was chosen."""
-        # Another network's layers are others: its default then.
-        same = (self.name or base.name, self.weights or base.weights) == (base.name, base.weights)
+        """`base` with what was chosen.
+
+        Raises:
+            InputError: a folder of fit3d-finetune that does not say which block it tuned.
+        """
+        name, weights, layer = self.name or base.name, self.weights or base.weights, self.layer
+        if layer is None:
+            # Another network's layers are others: its default then.
+            layer = base.layer if (name, weights) == (base.name, base.weights) else tuned_layer(weights)
         return BackboneConfig(
-            name=self.name or base.name,
-            weights=self.weights or base.weights,
-            layer=self.layer if self.layer is not None or not same else base.layer,
+            name=name,
+            weights=weights,
+            layer=layer,
             max_size=self.max_size or base.max_size,
             precision=base.precision,
             input_rule=base.input_rule,
         )
+
+
+def tuned_layer(weights: str) -> int | None:
+    """The block that fit3d-finetune tuned, of a folder that it wrote; None for any other weights.
+
+    Raises:
+        InputError: its description is damaged.
+    """
+    folder = weights_folder(weights)
+    if folder is None or not (folder / FINETUNED_FILE).is_file():
+        return None
+    try:
+        return int(json.loads((folder / FINETUNED_FILE).read_text())["original"]["layer"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / FINETUNED_FILE} is damaged ({error!r}): fine-tune again, or give --backbone.layer."
+        ) from error
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.recipe_choice import RECIPES
 from benchmarks.recipes import Study, change_rows, write_page
 from benchmarks.rooms import Programme
+from benchmarks.rounds import ROUNDS, Rounds
 from tests.benchmarks.test_rooms import words_after
 from tests.fit3d_finetune.report.samples import make_results
 
@@ -28,11 +29,14 @@ def test_recipes_are_judged_by_rooms_that_no_table_of_the_fold_is_tested_on(stud
         probing = study.comparison(fold)
         assert words_after(probing, "--validation-data") == validation
         assert not words_after(probing, "--train-data") & (test | validation)
+        compared = {word.partition("=")[0] for word in probing.command if "=" in word}
+        assert compared == {*RECIPES, *ROUNDS}
 
 
 def test_every_training_is_one_of_its_own(study: Study) -> None:
     tasks = study.tasks()
-    assert len({task.makes for task in tasks}) == len(tasks) == 5 * (len(RECIPES) + 1)
+    rounds = [task for fold in study.folds for task in Rounds(study.programme, fold).tasks()]
+    assert len({task.makes for task in tasks}) == len(tasks) == 5 * (len(RECIPES) + 1) + len(rounds)
     made = {task.makes for task in tasks} | {study.programme.export(room).makes for room in study.programme.rooms}
     assert {path for task in tasks for path in task.needs} <= made
 

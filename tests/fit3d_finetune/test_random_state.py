@@ -92,7 +92,7 @@ def test_a_resumed_fine_tuning_needs_no_random_state(tmp_path: Path) -> None:
         read_progress(path, {"recipe": {**release_0_1, "last_batch": "keep", "loss_mean": "batch"}})
 
 
-@pytest.mark.parametrize("kind", ["gaussians", "mirror", "original"])
+@pytest.mark.parametrize("kind", ["gaussians", "mirror", "original", "gram"])
 def test_making_targets_leaves_the_global_random_state_alone(tmp_path: Path, kind: str) -> None:
     scene = with_novel_views(scene_of(tmp_path, decoder="conv3x3", resolution="pixel"), 1)
     with untouched(4):

@@ -286,6 +286,9 @@ def test_an_export_that_a_kill_left_aside_is_put_back_and_read(runs: Path, comma
         (("--val-fraction", "1"), "--val-fraction must lie in"),
         (("--max-steps", "0"), "--max-steps must be at least 1"),
         (("--lr", "-1"), "--lr must be more than 0"),
+        (("--gram-weight", "-1"), "--gram-weight must be 0 or more, not -1"),
+        (("--anchor-weight", "inf"), "--anchor-weight must be 0 or more, not inf"),
+        (("--anchor-weight", "1", "--anchor-margin", "1.5"), "--anchor-margin must lie in 0..1, not 1.5"),
         (("--novel-views", "-1"), "--novel-views and --target-cache-gb must not be negative"),
     ],
 )

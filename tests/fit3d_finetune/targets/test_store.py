@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from fit3d_finetune.targets.files import Target, TargetFolder
-from fit3d_finetune.targets.scenes import Scene
-from fit3d_finetune.targets.store import TargetStore
-from fit3d_finetune.targets.views import load_pinhole_image
+from fit3d_finetune.targets.scenes import Scene, with_novel_views
+from fit3d_finetune.targets.store import StoreKind, TargetStore
+from fit3d_finetune.targets.views import load_pinhole_image, resize_image
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import load_backbone
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.scene.description import DecoderResolution
 from fit3d_ns.scene.gaussians import FeatureGaussians
-from fit3d_ns.scene.render import render_features
+from fit3d_ns.scene.render import render_features, render_rgb
 from tests.fit3d_finetune.scenes import (
     BACKBONE,
     GRID,
@@ -212,6 +213,63 @@ def test_the_original_features_are_those_of_the_image(tmp_path: Path) -> None:
         expected = load_backbone(BACKBONE)(image[None])[0].permute(1, 2, 0)
     target = store_of(tmp_path, scene, kind="original").get(0, 2)
     torch.testing.assert_close(target.features, expected, atol=2e-3, rtol=2e-3)
+
+
+def enlarged_features(image: Tensor) -> Tensor:
+    """The original's features [h, w, C] of an image [3, 2 * HEIGHT, 2 * WIDTH], brought to the grid."""
+    with torch.no_grad():
+        maps = load_backbone(BACKBONE)(image[None])
+    assert maps.shape[-2:] == (2 * GRID[0], 2 * GRID[1])
+    return F.interpolate(maps, GRID, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+
+
+def test_the_features_for_gram_matrices_are_those_of_the_image_at_twice_the_size(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, mask=LEFT_HALF)
+    expected = enlarged_features(load_pinhole_image(scene.views[2], scene.images_root, (2 * HEIGHT, 2 * WIDTH)))
+    target = store_of(tmp_path, scene, kind="gram").get(0, 2)
+    torch.testing.assert_close(target.features, expected, atol=2e-3, rtol=2e-3)
+    assert target.weights.tolist() == [[1.0, 1.0, 0.0, 0.0]] * 3
+    small = store_of(tmp_path, scene, kind="original").get(0, 2).features
+    assert (target.features - small).abs().mean() > 0.01, "the size makes a difference"
+
+
+def test_the_features_for_gram_matrices_of_a_mirrored_photograph_are_mirrored(tmp_path: Path) -> None:
+    """As far as the network is: one that treats a patch alone, without a place, is so exactly."""
+    scene = scene_of(tmp_path)
+    store = TargetStore([scene], TargetFolder(tmp_path / "targets", 0), "cpu", "gram", BACKBONE)
+    network = load_backbone(BACKBONE)
+    weights = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+
+    def colours(images: Tensor) -> Tensor:
+        return F.avg_pool2d(F.conv2d(images, weights[..., None, None]), PATCH)
+
+    network.forward = colours  # type: ignore[method-assign]
+    store._network = network
+    found = store.get(0, 1).features
+    image = scene.images_root / scene.views[1].path
+    Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
+    torch.testing.assert_close(store.get(0, 1).features, found.flip(1), atol=5e-3, rtol=5e-3)
+    assert (found - found.flip(1)).abs().mean() > 0.05
+
+
+def test_novel_views_have_features_for_gram_matrices_too(tmp_path: Path) -> None:
+    scene = with_novel_views(scene_of(tmp_path), 1)
+    kept, anew = store_of(tmp_path, scene, kind="gram"), store_of(tmp_path / "o", scene, kind="gram", limit_bytes=0)
+    novel = len(scene.views)
+    assert same(kept.get(0, novel), anew.get(0, novel))
+    rgb, _ = render_rgb(scene.load(), scene.pinhole(novel))
+    image = resize_image(rgb.permute(2, 0, 1)[None].cpu(), (2 * HEIGHT, 2 * WIDTH))[0]
+    torch.testing.assert_close(kept.get(0, novel).features, enlarged_features(image), atol=0.05, rtol=0.05)
+
+
+def test_every_kind_has_files_of_its_own(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path)
+    kinds: tuple[StoreKind, ...] = ("gaussians", "mirror", "original", "geometry", "class-token", "gram")
+    for count, kind in enumerate(kinds, 1):
+        made = store_of(tmp_path, scene, kind=kind)
+        assert len(list((tmp_path / "targets").iterdir())) == count
+        [path] = made._kept.values()
+        assert made._size(scene) >= path.stat().st_size, "room is claimed before it is known"
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1 << 30])
