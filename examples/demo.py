@@ -16,7 +16,7 @@ from pathlib import Path
 ROOM = Path(__file__).parent / "room"
 OTHER_ROOM = Path(__file__).parent / "other_room"
 DEMO = Path("demo")
-SHOWN_VIEW = 20
+SHOWN_VIEW = 33
 """Of the room, whose targets are shown."""
 PHOTOS = 3
 """Of the other room, in the picture of predictions."""
