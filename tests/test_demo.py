@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -11,28 +11,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fit3d_finetune.backbone.geometry import GeometryHeads, GeometryReader
 from fit3d_finetune.commands.finetune import parse
 from fit3d_finetune.report.sheets import GAP, PANEL_WIDTH
 from fit3d_finetune.targets.scenes import find_scenes
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.train import finetune
-from tests.fit3d_finetune.scenes import run_of, write_export
+from fit3d_ns.features.backbone import load_backbone
+from tests.fit3d_finetune.scenes import BACKBONE, run_of, write_export
 from tests.test_docs import PARSERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def script(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of examples/, which writes into a folder of the test."""
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "DEMO", folder / "demo")
+    return module
+
+
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """examples/demo.py, which writes into a folder of the test."""
-    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
-    specification = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.setattr(module, "DEMO", tmp_path / "demo")
-    return module
+    return script("demo", tmp_path, monkeypatch)
 
 
 def test_the_commands_of_the_demo_take_their_options_and_keep_the_heads(
@@ -72,3 +75,27 @@ def test_the_demo_draws_what_a_view_taught_and_what_kept_heads_predict(
 
 def test_the_shown_view_is_one_of_the_rooms(demo: ModuleType) -> None:
     assert 0 <= demo.SHOWN_VIEW < len(list((EXAMPLES / "room" / "images").iterdir()))
+
+
+def test_the_pictures_of_the_documentation_are_made_of_what_the_demo_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = script("pictures", tmp_path, monkeypatch)
+    said: list[tuple[str, ...]] = []
+
+    def load_geometry(folder: Path) -> GeometryReader:
+        backbone = load_backbone(BACKBONE)
+        return GeometryReader(backbone, GeometryHeads(backbone.embed_dim, depth=True, normals=True), 3.0)
+
+    monkeypatch.setattr(pictures, "DOCS", tmp_path)
+    monkeypatch.setattr(pictures, "WORK", tmp_path / "work")
+    monkeypatch.setattr(pictures, "run", lambda *words: said.append(words))
+    monkeypatch.setattr(pictures, "load_geometry", load_geometry)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "targets.png").write_bytes(b"drawn by the demo")
+    pictures.main([tmp_path / "runs" / "room"])
+    recipes = [parse(list(words[1:])).recipe for words in said]
+    assert [recipe.teaches_geometry for recipe in recipes] == [False, False, True]
+    assert "original: in the other room depth RMSE" in capsys.readouterr().out
+    assert (tmp_path / "targets.png").read_bytes() == b"drawn by the demo"
+    assert Image.open(tmp_path / "what_targets_change.png").width == 4 * PANEL_WIDTH + 3 * GAP

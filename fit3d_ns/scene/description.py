@@ -132,6 +132,12 @@ class SceneInfo:
         """In which this scene is written."""
         return FORMAT_VERSIONS[self.feature_storage]
 
+    @property
+    def unit_in_capture(self) -> float:
+        """How long a unit of the Gaussians' frame is in the capture's."""
+        stretch = abs(float(np.linalg.det(self.transform[:, :3]))) ** (1 / 3)  # not always a rotation
+        return 1 / (self.scale * stretch)
+
     def to_capture(self, points: Array) -> Array:
         """Points [N, 3] from the Gaussians' frame to the capture's world frame."""
         rotation, translation = self.transform[:, :3], self.transform[:, 3]
