@@ -1,7 +1,8 @@
 """The whole way on the sample rooms, with everything it leaves in demo/.
 
 Train feature Gaussians of one room, export them, fine-tune the backbone on them, and probe original and fine-tuned
-features in the other room, which nothing was trained on.
+features in the other room, which nothing was trained on. Pictures show what fine-tuning learned from, and depth and
+normals of the other room by the heads that it kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from pathlib import Path
 ROOM = Path(__file__).parent / "room"
 OTHER_ROOM = Path(__file__).parent / "other_room"
 DEMO = Path("demo")
+SHOWN_VIEW = 33
+"""Of the room, whose targets are shown."""
+PHOTOS = 3
+"""Of the other room, in the picture of predictions."""
 
 
 def run(*command: str) -> None:
@@ -24,6 +29,24 @@ def run(*command: str) -> None:
     result = subprocess.run([str(script), *command[1:]])
     if result.returncode != 0:
         raise SystemExit(result.returncode)
+
+
+def draw(finetuned: Path) -> tuple[Path, Path]:
+    """Draw what fine-tuning learned from and what its heads predict; returns both pictures."""
+    # Only now: the scripts that ran before say what is missing in a clearer way than an import above would.
+    from fit3d_finetune import load_geometry
+    from fit3d_finetune.backbone.hub import read_finetuned
+    from fit3d_finetune.probing.data.datasets import read_data
+    from fit3d_finetune.report.sheets import predictions_sheet, save_png, targets_sheet
+    from fit3d_finetune.targets.scenes import find_scenes
+
+    [scene] = find_scenes(DEMO / "runs" / "room")
+    [unseen] = read_data([str(OTHER_ROOM)])
+    targets, predictions = DEMO / "targets.png", DEMO / "predictions.png"
+    save_png(targets_sheet(scene, SHOWN_VIEW, read_finetuned(finetuned).original), targets)
+    spread = unseen.images[:: len(unseen.images) // PHOTOS][:PHOTOS]
+    save_png(predictions_sheet(load_geometry(finetuned), spread), predictions)
+    return targets, predictions
 
 
 def main() -> None:
@@ -41,17 +64,19 @@ def main() -> None:
     finetuned = DEMO / "finetuned"
     run(
         *("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned)),
-        *("--epochs", "6"),
+        *("--epochs", "6", "--keep-heads"),
     )
     run(
         *("fit3d-probe", "--finetuned", str(finetuned), "--output-dir", str(DEMO / "probe")),
         *("--train-data", str(ROOM), "--test-data", str(OTHER_ROOM)),
     )
-    # Only now: the scripts above say what is missing in a clearer way than an import here would.
+    targets, predictions = draw(finetuned)
     from fit3d_finetune.probing.results import ProbeResults
     from fit3d_finetune.report.headline import headline
 
     print(f"Done in {time.monotonic() - start:.0f} s. Held-out views (photo | rgb | feature_pca | depth): {pictures}")
+    print(f"What fine-tuning learned from (photo | its features | the scene's; weights | depth | normals): {targets}")
+    print(f"A room it never saw (photo | depth | true depth | normals | true normals): {predictions}")
     print(f"Walk through the scene: ns-viewer --load-config {config}")
     print(f"Report: {DEMO / 'probe' / 'report.html'}")
     print(headline(ProbeResults.load(DEMO / "probe" / "results.json")))

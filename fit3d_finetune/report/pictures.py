@@ -160,8 +160,13 @@ def mark_label_errors(image: Array, labels: Array, predicted: Array) -> Array:
 
 
 def colour_scale(name: str) -> Array:
-    """256 colours from low to high, uint8 [256, 3]: "depth" (viridis), "error" (magma) or "heat" (turbo)."""
-    scales = {"depth": cv2.COLORMAP_VIRIDIS, "error": cv2.COLORMAP_MAGMA, "heat": cv2.COLORMAP_TURBO}
+    """256 colours [256, 3], uint8, low to high: "depth" (viridis), "error" (magma), "heat" (turbo), "weight" (bone)."""
+    scales = {
+        "depth": cv2.COLORMAP_VIRIDIS,
+        "error": cv2.COLORMAP_MAGMA,
+        "heat": cv2.COLORMAP_TURBO,
+        "weight": cv2.COLORMAP_BONE,
+    }
     table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], scales[name])
     return np.ascontiguousarray(table[0, :, ::-1])
 
@@ -172,6 +177,25 @@ def colour_values(values: Array, scale: Array, low: float, high: float, known: A
     share = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
     picture = scale[np.rint(share.clip(0, 1) * 255).astype(np.uint8)]
     picture[~finite] = _VOID_COLOUR
+    return picture
+
+
+def usual_range(values: Array) -> tuple[float, float]:
+    """What all finite values but 2 % at either end lie within; 0 to 1 if there are none."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, (2, 98))
+    return float(low), float(high)
+
+
+def colour_normals(normals: Array) -> Array:
+    """Unit normals [H, W, 3] in the camera's frame (x right, y down, z forward; zero: unknown) to uint8 [H, W, 3].
+
+    To the right is red, upwards green, towards the camera blue; unknown is grey.
+    """
+    colours = 127.5 * (1 + normals * np.array([1.0, -1.0, -1.0]))
+    picture: Array = colours.round().clip(0, 255).astype(np.uint8)
     return picture
 
 

@@ -27,9 +27,11 @@ from fit3d_finetune.report.pictures import (
     VOID,
     class_colours,
     colour_labels,
+    colour_normals,
     colour_scale,
     colour_values,
     mark_label_errors,
+    usual_range,
 )
 
 WORST_ANGLE = 60.0
@@ -110,7 +112,7 @@ def depth_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Marku
         shape = example.image.shape
         known = example.depth > 0 if example.depth is not None else None
         reference = example.predicted_depth[arms[0]] if example.depth is None else example.depth
-        low, high = _range(reference[known] if known is not None else reference)
+        low, high = usual_range(reference[known] if known is not None else reference)
         cells = []
         if example.depth is not None:
             cells.append(framed(_smooth(example.depth, scale, low, high, known), shape, "true depth", "truth"))
@@ -121,7 +123,7 @@ def depth_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Marku
         if example.depth is not None:
             cells.append(_photo_cell(index, example))
             errors = {arm: np.abs(example.predicted_depth[arm] - example.depth) for arm in arms}
-            worst = max(_range(errors[arms[0]][known])[1], 0.05)
+            worst = max(usual_range(errors[arms[0]][known])[1], 0.05)
             for arm, error in errors.items():
                 uri = _smooth(error, error_scale, 0.0, worst, known)
                 rmse = f"RMSE {number(_rmse(example, arm), 3)} m"
@@ -142,9 +144,9 @@ def normal_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Mark
         if not arms or example.normals is None:
             continue
         shape, known = example.image.shape, (example.normals**2).sum(axis=-1) > 0
-        cells = [framed(_coloured(example.normals, known), shape, "true normals", "truth")]
+        cells = [framed(_coloured(example.normals), shape, "true normals", "truth")]
         for arm in arms:
-            uri = _coloured(example.predicted_normals[arm], None)
+            uri = _coloured(example.predicted_normals[arm])
             cells.append(framed(uri, shape, f"normals predicted by {arm}", tag("b", arm)))
         cells.append(_photo_cell(index, example))
         for arm in arms:
@@ -158,12 +160,8 @@ def normal_rows(results: ProbeResults, examples: Sequence[Example]) -> list[Mark
     return rows
 
 
-def _coloured(normals: Array, known: Array | None) -> str:
-    """Normals as colours: x to the right is red, y upwards green, towards the camera blue; grey where unknown."""
-    colours = 127.5 * (1 + normals * np.array([1.0, -1.0, -1.0]))
-    if known is not None:
-        colours = np.where(known[..., None], colours, 127.5)
-    return jpeg_uri(shrink(colours.round().clip(0, 255).astype(np.uint8), MAP_SIDE))
+def _coloured(normals: Array) -> str:
+    return jpeg_uri(shrink(colour_normals(normals), MAP_SIDE))
 
 
 def _photo_cell(index: int, example: Example) -> Markup:
@@ -178,15 +176,6 @@ def _small_labels(labels: Array) -> Array:
 def _smooth(values: Array, scale: Array, low: float, high: float, known: Array | None) -> str:
     picture = colour_values(values, scale, low, high, known)
     return jpeg_uri(shrink(picture, MAP_SIDE))
-
-
-def _range(values: Array) -> tuple[float, float]:
-    """What all but 2 % at either end lie within; 0 to 1 if there are none."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, (2, 98))
-    return float(low), float(high)
 
 
 def _accuracy(example: Example, arm: str) -> float:

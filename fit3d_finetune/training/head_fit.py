@@ -66,5 +66,7 @@ def typical_depth(scenes: Sequence[Scene]) -> float:
     logs = []
     for scene in scenes:
         views = [scene.pinhole(view) for view in range(scene.num_views)]
-        logs.append(render_scene_depth(scene.load(), views).log_unit)
+        gaussians = scene.load()
+        # Nerfstudio scales every capture to its own size.
+        logs.append(render_scene_depth(gaussians, views).log_unit + math.log(gaussians.scene.unit_in_capture))
     return math.exp(mean(logs))

@@ -140,6 +140,12 @@ class SceneInfo:
             return 3
         return 1 if self.feature_storage == "fp16" else 2
 
+    @property
+    def unit_in_capture(self) -> float:
+        """How long a unit of the Gaussians' frame is in the capture's."""
+        stretch = abs(float(np.linalg.det(self.transform[:, :3]))) ** (1 / 3)  # not always a rotation
+        return 1 / (self.scale * stretch)
+
     def to_capture(self, points: Array) -> Array:
         """Points [N, 3] from the Gaussians' frame to the capture's world frame."""
         rotation, translation = self.transform[:, :3], self.transform[:, 3]

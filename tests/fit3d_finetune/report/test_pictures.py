@@ -12,6 +12,7 @@ from fit3d_finetune.report.pictures import (
     class_colours,
     colour_features,
     colour_labels,
+    colour_normals,
     colour_scale,
     colour_values,
     compress_directions,
@@ -19,6 +20,7 @@ from fit3d_finetune.report.pictures import (
     fit_clusters,
     fit_colours,
     mark_label_errors,
+    usual_range,
 )
 
 
@@ -130,3 +132,22 @@ def test_values_run_along_the_scale_and_unknown_ones_are_off_it() -> None:
     assert (picture[3] == scale[255]).all()
     assert (picture[4] == picture[5]).all()
     assert not (picture[4] == scale).all(1).any()
+
+
+def test_normals_to_the_right_are_red_upwards_green_towards_the_camera_blue_and_unknown_ones_grey() -> None:
+    normals = np.array([[[1.0, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 0], [-1, 0, 0]]])
+    assert colour_normals(normals)[0].tolist() == [
+        [255, 128, 128],
+        [128, 255, 128],
+        [128, 128, 255],
+        [128, 128, 128],
+        [0, 128, 128],
+    ]
+
+
+def test_the_usual_range_leaves_outliers_and_what_is_no_number_out() -> None:
+    values = np.append(np.linspace(1, 2, 1000), [50.0, np.inf, np.nan])
+    low, high = usual_range(values)
+    assert 1 <= low < 1.05
+    assert 1.95 < high <= 2
+    assert usual_range(np.array([np.nan])) == (0.0, 1.0)

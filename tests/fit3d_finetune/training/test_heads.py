@@ -6,6 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from fit3d_finetune.backbone.geometry import HEADS_FILE, GeometryHeads, load_geo
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.targets.files import Target
 from fit3d_finetune.targets.scenes import find_scenes, view_refs
-from fit3d_finetune.training.head_fit import fit_heads
+from fit3d_finetune.training.head_fit import fit_heads, typical_depth
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Sample, Samples
@@ -148,6 +149,21 @@ def test_the_closed_form_finds_planted_heads() -> None:
         tokens = load_backbone(BACKBONE).forward_with_class_token(unseen.image[None])
         for ours, theirs in zip(found(*tokens), planted(*tokens), strict=True):
             torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
+
+
+def test_typical_depth_is_in_the_unit_of_the_capture_whatever_nerfstudio_scaled_it_by(tmp_path: Path) -> None:
+    plain = scene_of(tmp_path / "plain")
+    gaussians = plain.load()
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    transform = np.column_stack([2 * turn, np.ones(3)])  # as with an applied_transform that is no rotation
+    info = dataclasses.replace(gaussians.scene, transform=transform, scale=0.125)
+    dataclasses.replace(gaussians, scene=info).save(tmp_path / "scaled")
+    [scaled] = find_scenes(tmp_path / "scaled")
+    assert typical_depth([scaled]) == pytest.approx(4 * typical_depth([plain]))
+    assert typical_depth([plain, scaled]) == pytest.approx(2 * typical_depth([plain]))
+    # A length in the capture is as many of these units in the Gaussians' frame.
+    points = info.to_capture(np.array([[0.0, 0, 0], [0, 0, 1]]))
+    assert np.linalg.norm(points[1] - points[0]) == pytest.approx(info.unit_in_capture)
 
 
 def test_damaged_heads_are_named(tmp_path: Path) -> None:
