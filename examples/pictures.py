@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from demo import DEMO, OTHER_ROOM, run
+
 from fit3d_finetune import GeometryReader, load_geometry
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImage

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from fit3d_finetune.backbone.hub import NAMED_SOURCES
 from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.novel_views import views_between
@@ -17,6 +19,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.features.position import position_map
 from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo, file_sha256
 from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
 from fit3d_ns.scene.views import PinholeView
@@ -38,6 +41,8 @@ class Scene:
     """The photographed views."""
     novel_views: tuple[PinholeView, ...] = ()
     """Views without a photograph; with `views` before them they are what a view's index counts."""
+    position: Tensor | None = None
+    """[rows, columns, C]: the position term (`fit3d_ns.features.position`), if its features were lifted with one."""
 
     @property
     def num_views(self) -> int:
@@ -54,6 +59,10 @@ class Scene:
     def grid(self, view: int) -> tuple[int, int]:
         """(h, w) of the view's patch grid."""
         return (self.photograph(view) or self.pinhole(view)).grid
+
+    def position_map(self, view: int) -> Tensor | None:
+        """What the view's features say of the place in the image alone [h, w, C], if the scene knows."""
+        return None if self.position is None else position_map(self.position, self.grid(view))
 
     def image_size(self, view: int) -> tuple[int, int]:
         """Height and width in pixels at which the backbone sees the view: one patch per cell of its grid."""
@@ -197,7 +206,8 @@ def _read_scene(folder: Path, images_root: Path | None) -> Scene:
     name, root = folder.resolve().name, images_root
     if images_root is not None and (images_root / name).is_dir():
         root = images_root / name
-    info = FeatureGaussians.load(folder, images_root=root).scene
+    gaussians = FeatureGaussians.load(folder, images_root=root)
+    info = gaussians.scene
     return Scene(
         name=name,
         directory=folder,
@@ -207,6 +217,7 @@ def _read_scene(folder: Path, images_root: Path | None) -> Scene:
         decoder=info.decoder,
         feature_dim=info.feature_dim,
         views=info.views,
+        position=gaussians.position,
     )
 
 

@@ -66,7 +66,8 @@ class TargetStore:
         folder: where they are kept; scenes that do not fit are not kept but rendered for every use.
         device: where targets are rendered.
         kind: "gaussians" renders the scenes. "mirror" is the control without 3D: the features that the original
-            `backbone` gives for the mirrored image, mirrored back. "original": its features of the image itself.
+            `backbone` gives for the mirrored image, mirrored back. Both leave out the position term where the scene
+            knows it (`Scene.position_map`). "original": its features of the image itself.
             "geometry" renders depth and normals (`fit3d_finetune.targets.geometry`) in the place of features.
             "class-token": the one of the original `backbone` for the image, as a map of one patch.
             "gram": its features of the image at twice the size, brought to the view's patch grid.
@@ -210,7 +211,7 @@ class TargetStore:
         if self.kind == "class-token":
             _, token = self._network.forward_with_class_token(image)
             return as_stored(token[None], torch.ones(1, 1), None)
-        maps = self._network(image.flip(-1)).flip(-1) if self.kind == "mirror" else self._network(image)
+        maps = self._mirrored(image, scene, view) if self.kind == "mirror" else self._network(image)
         grid, mask = self.scenes[scene].grid(view), self._mask(scene, view)
         if self.kind == "gram":  # as DINOv3 does it
             maps = F.interpolate(maps, grid, mode="bicubic", align_corners=False)
@@ -219,6 +220,14 @@ class TargetStore:
             share, _ = self.rule.resample(mask[..., None].float(), grid)
             weights = self.rule.weights(share[..., 0])
         return self._with_image(scene, view, as_stored(maps[0].permute(1, 2, 0), weights, None))
+
+    def _mirrored(self, image: Tensor, scene: int, view: int) -> Tensor:
+        """Features of the mirrored image, mirrored back, less the position term: that of a mirrored image is not."""
+        assert self._network is not None
+        maps, position = self._network(image.flip(-1)), self.scenes[scene].position_map(view)
+        if position is not None:
+            maps = maps - position.to(maps).permute(2, 0, 1)
+        return maps.flip(-1)
 
     def _mask(self, scene: int, view: int) -> Tensor | None:
         photograph = self.scenes[scene].photograph(view)

@@ -95,7 +95,7 @@ def batch_loss(
             maps, tokens = backbone.forward_with_class_token(images)
             taught += [_taught(teacher, maps[i : i + 1], tokens[i : i + 1], one) for i, one in enumerate(group)]
         for features, sample in zip(maps.permute(0, 2, 3, 1), group, strict=True):
-            target = sample.features.to(device)
+            target = sample.target.to(device)
             errors.append(patch_errors(features, target, kind))
             angles.append(patch_errors(features.detach(), target, "cosine"))
             weights.append(sample.weights.to(device))

@@ -59,6 +59,9 @@ class Recipe:
     that goes on keeps what auto began with."""
     keep_original: float = 0.0
     """Share of the view's own original features in its target (0: only the re-rendered ones)."""
+    position_share: float = 1.0
+    """Share of the position term in the target (of exports that have one: what features say of the place in the image,
+    whatever it shows): 1 as the original has it, 0 for features that do not tell where in the image they are."""
     weight_mix: float = 1.0
     """Share of the fine-tuned weights in the result; the rest is the original's (alpha of WiSE-FT, Wortsman et al.,
     CVPR 2022)."""
@@ -112,7 +115,15 @@ class Recipe:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}.")
-        for name in ("warmup", "keep_original", "layer_decay", "weight_mix", "crop_scale", "anchor_margin"):
+        for name in (
+            "warmup",
+            "keep_original",
+            "layer_decay",
+            "weight_mix",
+            "crop_scale",
+            "anchor_margin",
+            "position_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
         for name in ("weight_decay", *LOSS_WEIGHTS):
@@ -148,7 +159,7 @@ RELEASE_0_1: dict[str, Any] = {
         name: getattr(PRESETS["recommended"], name)
         for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
     },
-    **{name: getattr(Recipe(), name) for name in (*LOSS_WEIGHTS, "head_lr", "anchor_margin")},
+    **{name: getattr(Recipe(), name) for name in (*LOSS_WEIGHTS, "head_lr", "anchor_margin", "position_share")},
 }
 """What release 0.1 did in every recipe, and so did not record; nor did versions after it, before they had an option."""
 

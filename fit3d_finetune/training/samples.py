@@ -30,7 +30,7 @@ class Sample:
     image: Tensor
     """[3, H, W] in 0..1, H and W multiples of the patch size."""
     features: Tensor
-    """[h, w, C]."""
+    """[h, w, C], without the position term where there is one."""
     weights: Tensor
     """[h, w] in 0..1."""
     geometry: Target | None = None
@@ -42,6 +42,13 @@ class Sample:
     stay; None: they may change."""
     original: Target | None = None
     """Features of the original, to stay near to; None: anywhere."""
+    position: Tensor | None = None
+    """[h, w, C] to add to the features: it belongs to the places in the image, whatever is shown there; None: zero."""
+
+    @property
+    def target(self) -> Tensor:
+        """[h, w, C] that the backbone should give."""
+        return self.features if self.position is None else self.features + self.position
 
 
 class Samples:
@@ -52,6 +59,7 @@ class Samples:
         targets: of the scenes.
         originals: the views' own features, for `keep_original`; None where that is 0.
         keep_original: share of the own features in the target.
+        position_share: how much of the position term is in the target, where the scenes know it.
         geometry: the views' depth and normals; None where they are not taught.
         class_tokens: the original's class tokens of the views; None where they may change.
         grams: the original's features at twice the resolution; None where cosines between patches may change.
@@ -64,6 +72,7 @@ class Samples:
         targets: TargetStore,
         originals: TargetStore | None = None,
         keep_original: float = 0.0,
+        position_share: float = 1.0,
         geometry: TargetStore | None = None,
         class_tokens: TargetStore | None = None,
         grams: TargetStore | None = None,
@@ -71,11 +80,12 @@ class Samples:
     ) -> None:
         self.refs = refs
         self.geometry, self.class_tokens, self.grams, self.anchors = geometry, class_tokens, grams, anchors
-        self.targets, self.originals, self.keep_original = targets, originals, keep_original
+        self.targets, self.originals = targets, originals
+        self.keep_original, self.position_share = keep_original, position_share
 
     def of(self, refs: Sequence[ViewRef]) -> Samples:
         """Other views of the same scenes, with their features alone."""
-        return Samples(refs, self.targets, self.originals, self.keep_original)
+        return Samples(refs, self.targets, self.originals, self.keep_original, self.position_share)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -91,15 +101,18 @@ class Samples:
         ref = self.refs[index]
         target = self.targets.get(ref.scene, ref.view)
         features = target.features
+        position = self.targets.scenes[ref.scene].position_map(ref.view)
         if self.originals is not None:
-            features = torch.lerp(features, self.originals.get(ref.scene, ref.view).features, self.keep_original)
+            own = self.originals.get(ref.scene, ref.view).features
+            features = torch.lerp(features, own if position is None else own - position, self.keep_original)
         geometry, gram, original = (
             None if store is None else store.get(ref.scene, ref.view)
             for store in (self.geometry, self.grams, self.anchors)
         )
         token = None if self.class_tokens is None else self.class_tokens.get(ref.scene, ref.view).features[0, 0]
         image = self.targets.image(ref.scene, ref.view)
-        return Sample(image, features, target.weights, geometry, token, gram, original)
+        position = None if position is None else self.position_share * position
+        return Sample(image, features, target.weights, geometry, token, gram, original, position)
 
 
 def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
@@ -131,6 +144,7 @@ def flip(sample: Sample) -> Sample:
         class_token=sample.class_token,
         gram=mirrored(sample.gram),
         original=mirrored(sample.original),
+        position=sample.position,
     )
 
 
@@ -170,6 +184,7 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
         geometry=geometry,
         gram=None if sample.gram is None else cut_features(sample.gram),
         original=None if sample.original is None else cut_features(sample.original),
+        position=sample.position,
     )
 
 

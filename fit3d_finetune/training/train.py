@@ -221,6 +221,7 @@ def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
             store(scenes, run.targets),
             originals if kept else None,
             recipe.keep_original,
+            recipe.position_share,
             geometry=store(scenes, "geometry") if taught and (recipe.teaches_geometry or run.keep_heads) else None,
             class_tokens=store(scenes, "class-token") if taught and recipe.class_token_weight > 0 else None,
             grams=store(scenes, "gram") if taught and recipe.gram_weight > 0 else None,

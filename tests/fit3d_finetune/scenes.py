@@ -18,6 +18,7 @@ from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.run import Run
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
+from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.scene.description import BackboneInfo, DecoderResolution, SceneInfo, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
@@ -77,6 +78,7 @@ def make_gaussians(
     count: int = 400,
     feature_dim: int = 8,
     seed: int = 0,
+    view_dependence: ViewDependence = "none",
 ) -> FeatureGaussians:
     """Gaussians on the plane z = 0, between two x; the views see -2.2 (the last one) to 2.4 (the first one)."""
     random = torch.Generator().manual_seed(seed)
@@ -103,6 +105,7 @@ def make_gaussians(
         rasterize_mode="classic",
         images_root=str(root),
         views=tuple(make_view(root, i, mask=mask) for i in range(views)),
+        feature_view_dependence=view_dependence,
     )
     places = torch.rand(count, 3, generator=random) * torch.tensor([across[1] - across[0], 8.0, 0.1])
     return FeatureGaussians(
@@ -114,6 +117,7 @@ def make_gaussians(
         features=normal(count, feature_dim).half().float(),
         decoder=state,
         scene=scene,
+        position=None if view_dependence == "none" else normal(3, 4, channels),
     )
 
 

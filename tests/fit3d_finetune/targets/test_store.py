@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -221,6 +222,15 @@ def enlarged_features(image: Tensor) -> Tensor:
         maps = load_backbone(BACKBONE)(image[None])
     assert maps.shape[-2:] == (2 * GRID[0], 2 * GRID[1])
     return F.interpolate(maps, GRID, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+
+
+def test_of_the_mirror_control_the_position_term_of_the_mirrored_image_is_taken_away(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, view_dependence="position")
+    plain = dataclasses.replace(scene, position=None, gaussians_sha256="another")
+    left, whole = (store_of(tmp_path, each, kind="mirror").get(0, 1).features for each in (scene, plain))
+    position = scene.position_map(1)
+    assert position is not None
+    torch.testing.assert_close(left, whole - position.flip(1), rtol=0, atol=0.02)  # both are kept as fp16
 
 
 def test_the_features_for_gram_matrices_are_those_of_the_image_at_twice_the_size(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fit3d_finetune.targets.scenes import Scene, view_refs
+from fit3d_finetune.targets.scenes import Scene, ViewRef, view_refs
+from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import (
     Loader,
@@ -24,7 +25,7 @@ from fit3d_finetune.training.samples import (
     steps_per_epoch,
 )
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from tests.fit3d_finetune.scenes import store_of
+from tests.fit3d_finetune.scenes import scene_of, store_of
 
 PATCH, ROWS, COLUMNS = 8, 12, 16
 
@@ -182,6 +183,28 @@ def test_a_share_of_the_original_features_stays_in_the_target(tmp_path: Path, sc
     sample = Samples(refs, rendered, original, keep)[5]
     one, other = (store.get(refs[5].scene, refs[5].view).features for store in (rendered, original))
     torch.testing.assert_close(sample.features, (1 - keep) * one + keep * other)
+
+
+@pytest.mark.parametrize("kind", ["gaussians", "mirror"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_position_term_stays_where_it_is_when_an_image_is_mirrored(
+    tmp_path: Path, kind: TargetKind, share: float
+) -> None:
+    scene = scene_of(tmp_path, view_dependence="position")
+    sample = Samples([ViewRef(0, 2)], store_of(tmp_path, scene, kind=kind), position_share=share)[0]
+    position = scene.position_map(2)
+    assert position is not None
+    for each, content in [(sample, sample.features), (flip(sample), sample.features.flip(1))]:
+        torch.testing.assert_close(each.target, content + share * position)
+    cropped = crop(sample, 0.5, 0.2, 0.1)
+    torch.testing.assert_close(cropped.target, cropped.features + share * position)
+
+
+def test_the_share_of_original_features_has_the_position_term_once(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, view_dependence="position")
+    rendered, original = store_of(tmp_path, scene), store_of(tmp_path, scene, kind="original")
+    sample = Samples([ViewRef(0, 2)], rendered, original, 1.0)[0]
+    torch.testing.assert_close(sample.target, original.get(0, 2).features)
 
 
 def test_training_views_are_those_of_the_training_split(scenes: list[Scene]) -> None:
