@@ -53,6 +53,7 @@ def test_the_fast_preset_solves_and_the_solution_is_in_metrics_and_checkpoint(so
         saved = state[f"_model.gauss_params.{name}"]
         assert bool((saved != 0).any())
         assert torch.equal(saved, solved.pipeline.model.gauss_params[name].detach())
+    assert bool((state["_model.position"] != 0).any())
     features = solved.pipeline.model.gauss_params["features"].data
     kept = features.clone()
     features.zero_()
@@ -135,7 +136,10 @@ def test_solving_twice_gives_the_same_bits(solved: Fit3DTrainer) -> None:
     model, datamanager = solved.pipeline.model, solved.pipeline.datamanager
     views = training_views(datamanager, model.camera_optimizer, model.device)
     maps, basis = datamanager.train_features, datamanager.feature_basis
-    again = solved_features(model.splats().detached(), views, maps, model.config.feature_dim, basis)
+    splats, config = model.splats().detached(), model.config
+    again = solved_features(splats, views, maps, config.feature_dim, basis, config.feature_view_dependence)
+    assert again.position is not None
+    assert torch.equal(model.position, again.position)
     assert torch.equal(model.gauss_params["features"], again.features)
     assert torch.equal(model.gauss_params["feature_errors"][:, 0], again.errors)
 
