@@ -6,19 +6,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fit3d_finetune.backbone.adapter import apply_adapter as apply_adapter
+    from fit3d_finetune.backbone.adapter import merge_adapter as merge_adapter
     from fit3d_finetune.backbone.geometry import GeometryReader as GeometryReader
     from fit3d_finetune.backbone.geometry import load_geometry as load_geometry
     from fit3d_finetune.backbone.geometry import predict_depth as predict_depth
     from fit3d_finetune.backbone.hub import FeatureAssembly as FeatureAssembly
     from fit3d_finetune.backbone.hub import load as load
 
-__all__ = ["FeatureAssembly", "GeometryReader", "load", "load_geometry", "predict_depth"]
+__all__ = [
+    "FeatureAssembly",
+    "GeometryReader",
+    "apply_adapter",
+    "load",
+    "load_geometry",
+    "merge_adapter",
+    "predict_depth",
+]
 
 _HOMES = {
     "FeatureAssembly": "hub",
     "GeometryReader": "geometry",
+    "apply_adapter": "adapter",
     "load": "hub",
     "load_geometry": "geometry",
+    "merge_adapter": "adapter",
     "predict_depth": "geometry",
 }
 

@@ -13,12 +13,14 @@ import torch
 import tyro
 from nerfstudio.plugins.types import MethodSpecification
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
 from fit3d_ns.commands import export, lift
+from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method import config
 from fit3d_ns.scene.description import FORMAT_VERSIONS, BackboneInfo, SceneInfo, ViewInfo
@@ -218,11 +220,17 @@ def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> N
 
 @pytest.fixture(scope="module")
 def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/room, and finetuned/: a backbone with random weights that was not really fine-tuned."""
+    """A folder with runs/room, original/ and finetuned/, which has the same random weights: it was not really tuned."""
     folder = tmp_path_factory.mktemp("examples")
     make_gaussians(folder / "images").save(folder / "runs" / "room")
     backbone = load_backbone(BackboneConfig(name="vit_small_patch14_dinov2", weights="random"))
-    save_finetuned(backbone, folder / "finetuned", summary={}, card="")
+    for name in ("original", "finetuned"):
+        save_finetuned(backbone, folder / name, summary={}, card="")
+    layer = "blocks.0.attn.proj"
+    base = Base(backbone.identity.name, "random", layers_sha256(backbone.model, [layer]))
+    tensors, metadata = tensors_of(Adapter({layer: (torch.ones(1, 384), torch.ones(384, 1))}, base))
+    (folder / "finetuned" / "adapter").mkdir()
+    save_file(tensors, folder / "finetuned" / "adapter" / "adapter_model.safetensors", metadata)
     save_heads(GeometryHeads(backbone.embed_dim, depth=True, normals=True), 1.0, folder / "finetuned")
     return folder
 

@@ -37,9 +37,8 @@ tags: [image-feature-extraction, timm, fit3d]
 {backbone.name} whose patch tokens of block {backbone.layer} (from 0, after the final norm) were fine-tuned towards
 {kind} (method: FiT3D, Yue et al., ECCV 2024). Later blocks are those of the original.
 
-```python
-import timm    # without pretrained=True the weights would be random
-model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True, num_classes=0).eval()
+{_adapter_text(backbone, run)}```python
+{_loading(backbone, run)}
 # images [B, 3, H, W], sides multiples of {backbone.patch_size}, normalised by mean {backbone.mean}, std {backbone.std}
 [maps] = model.forward_intermediates(images, indices=[{backbone.layer}], norm=True, intermediates_only=True)
 
@@ -70,4 +69,25 @@ Held-out scenes: {", ".join(run["val_scenes"]) or "none"}.
 ## Versions
 
 {versions}. Original weights: {run["backbone"]["weights"]}, SHA-256 {run["backbone"]["weights_sha256"]}.
+"""
+
+
+def _loading(backbone: BackboneInfo, run: dict[str, Any]) -> str:
+    """How to get the timm model."""
+    if run.get("save") != "adapter":
+        return """import timm    # without pretrained=True the weights would be random
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True, num_classes=0).eval()"""
+    return f"""import timm, fit3d_finetune
+model = timm.create_model("{backbone.name}", pretrained=True, num_classes=0, dynamic_img_size=True).eval()
+fit3d_finetune.apply_adapter(model, "PATH_OF_THIS_FOLDER")    # the original weights become the fine-tuned ones"""
+
+
+def _adapter_text(backbone: BackboneInfo, run: dict[str, Any]) -> str:
+    if "adapter" not in run:
+        return ""
+    held = "This folder holds the adapter alone" if run.get("save") == "adapter" else "The adapter alone is adapter/"
+    return f"""Trained as a low-rank adapter (LoRA, rank {run["rank"]}) of the attention; all other weights are the
+original's. {held}: peft reads it, and merged into the original weights of
+{backbone.name} it gives these weights bit for bit.
+
 """

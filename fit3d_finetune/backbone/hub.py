@@ -5,7 +5,8 @@
 
 Without `pretrained=True` timm builds the network with random weights, as it does for every name.
 The folder holds `config.json` and `model.safetensors` (timm's own format), `fit3d.json` (which backbone it started
-from, which layer was tuned, and how) and `README.md`, the model card.
+from, which layer was tuned, and how) and `README.md`, the model card. A folder of `--save adapter` holds `adapter/`
+in place of model.safetensors: timm cannot load it, fit3d merges it into the original weights where it finds them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
 
 FORMAT_VERSION = 1
@@ -30,6 +32,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "fit3d.json"
 CARD_FILE = "README.md"
+SavedWeights = Literal["merged", "adapter"]
+"""What of the weights a folder holds: all of them, or the adapter alone that changes the original's."""
 # Sources of weights that are no path (`BackboneConfig.weights`).
 NAMED_SOURCES = ("hub", "offline", "random")
 
@@ -48,7 +52,9 @@ class Finetuned:
     """Scenes, recipe, losses and versions, as in fit3d.json."""
 
 
-def save_finetuned(backbone: Backbone, folder: Path, summary: dict[str, Any], card: str) -> None:
+def save_finetuned(
+    backbone: Backbone, folder: Path, summary: dict[str, Any], card: str, save: SavedWeights = "merged"
+) -> None:
     """Write the folder's files, each atomically; fit3d.json, which makes the folder whole, comes last.
 
     Args:
@@ -56,12 +62,16 @@ def save_finetuned(backbone: Backbone, folder: Path, summary: dict[str, Any], ca
         folder: made if it is not there; other files in it are left alone.
         summary: anything JSON that is worth keeping about the training.
         card: the model card, Markdown.
+        save: "adapter" leaves the weights out; the folder must hold the adapter already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in backbone.model.state_dict().items()}
-    with atomic_file(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    if save == "adapter":
+        (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # of an earlier start, perhaps: they must not get out
+    else:
+        state = {name: value.detach().cpu().contiguous() for name, value in backbone.model.state_dict().items()}
+        with atomic_file(folder / WEIGHTS_FILE) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
     with atomic_file(folder / CONFIG_FILE) as temporary:
         save_config_for_hf(
             backbone.model, str(temporary), model_args={**backbone.identity.model_args, "dynamic_img_size": True}
@@ -73,7 +83,7 @@ def save_finetuned(backbone: Backbone, folder: Path, summary: dict[str, Any], ca
     original = dataclasses.replace(
         backbone.config,
         name=identity.name,
-        weights=_findable(backbone.config.weights),
+        weights=findable(backbone.config.weights),
         layer=identity.layer,
         precision="fp32",
     )
@@ -95,7 +105,7 @@ def read_finetuned(folder: Path) -> Finetuned:
         InputError: it is not such a folder, or of another version.
     """
     folder = Path(folder)
-    for name in (INFO_FILE, CONFIG_FILE, WEIGHTS_FILE):
+    for name in (INFO_FILE, CONFIG_FILE, *([] if adapter_file(folder) else [WEIGHTS_FILE])):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} is not a fine-tuned backbone (no {name}): give a folder that fit3d-finetune wrote."
@@ -118,11 +128,16 @@ def read_finetuned(folder: Path) -> Finetuned:
         raise InputError(f"{folder / INFO_FILE} is damaged ({error!r}): fine-tune again.") from error
 
 
-def _findable(weights: str) -> str:
+def findable(weights: str) -> str:
     """The same source of weights, from whatever folder it is looked for later."""
     if weights in NAMED_SOURCES:
         return weights
     return str(Path(weights.removeprefix("local-dir:")).expanduser().absolute())
+
+
+def with_original(finetuned: Finetuned, weights: str) -> Finetuned:
+    """The same with the original's weights somewhere else (`BackboneConfig.weights`)."""
+    return dataclasses.replace(finetuned, original=dataclasses.replace(finetuned.original, weights=weights))
 
 
 def require_original(finetuned: Finetuned, folder: Path) -> None:
@@ -170,7 +185,8 @@ def load(
     Args:
         folder: written by fit3d-finetune.
         device: where to compute.
-        original_weights: where the original's weights are now, if they were a file that moved.
+        original_weights: where the original's weights are now, if they were a file that moved, or are elsewhere than
+            where an adapter was made.
 
     Raises:
         InputError: not a fine-tuned folder, or the original weights cannot be had.
@@ -178,7 +194,13 @@ def load(
     folder = Path(folder)
     finetuned = read_finetuned(folder)
     if original_weights is not None:
-        original = dataclasses.replace(finetuned.original, weights=original_weights)
-        finetuned = dataclasses.replace(finetuned, original=original)
+        finetuned = with_original(finetuned, original_weights)
     require_original(finetuned, folder)
-    return FeatureAssembly(load_backbone(finetuned.original, device), load_backbone(finetuned.finetuned, device)).eval()
+    original = load_backbone(finetuned.original, device)
+    if (folder / WEIGHTS_FILE).is_file():
+        return FeatureAssembly(original, load_backbone(finetuned.finetuned, device)).eval()
+    adapted = load_backbone(finetuned.original, device)
+    path = adapter_file(folder)
+    assert path is not None
+    merge(adapted.model, read_adapter(path), str(path))
+    return FeatureAssembly(original, adapted).eval()

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from fit3d_finetune.backbone.hub import SavedWeights
 from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
+from fit3d_finetune.training.adapter import LoRA
 from fit3d_finetune.training.recipe import DEFAULT_PRESET, PRESETS, PresetName, Recipe
 from fit3d_finetune.training.run import Run, recorded_precision, require_output_dir
 from fit3d_finetune.training.tracking import TrackerName
@@ -39,6 +41,14 @@ class FinetuneArguments:
     preset: PresetName = DEFAULT_PRESET
     """recommended: what we found to work best; paper: the published recipe. Options below override it."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: PRESETS[DEFAULT_PRESET])
+    adapter: Literal["none", "lora"] = "none"
+    """lora: train low-rank updates of the attention's weights alone (needs peft: pip install "fit3d[lora]"). They are
+    written as adapter/ too, in peft's format, less than 1 MB for a ViT-S."""
+    rank: int | None = None
+    """Of the adapter's updates. Default: 8."""
+    save: SavedWeights = "merged"
+    """merged: all weights, as timm loads them. adapter: no weights but those of --adapter lora, for originals that may
+    not be passed on; whoever has them merges it (fit3d_finetune.merge_adapter)."""
     val_scenes: tuple[str, ...] = ()
     """Scenes to hold out for validation, by name. Default: the last tenth by name (rounded down)."""
     val_fraction: float = 0.1
@@ -81,6 +91,7 @@ def run(arguments: FinetuneArguments) -> Path:
         raise InputError("--novel-views and --target-cache-gb must not be negative.")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
+    lora = _lora(arguments)
     device = choose_device(arguments.device)
     require_output_dir(arguments.output_dir)
     scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
@@ -102,8 +113,21 @@ def run(arguments: FinetuneArguments) -> Path:
             save_seconds=arguments.save_seconds,
             max_steps=arguments.max_steps,
             keep_heads=arguments.keep_heads,
+            lora=lora,
         )
     )
+
+
+def _lora(arguments: FinetuneArguments) -> LoRA | None:
+    """What --adapter, --rank and --save ask for."""
+    if arguments.adapter == "none":
+        for option, given in (("--rank", arguments.rank is not None), ("--save adapter", arguments.save == "adapter")):
+            if given:
+                raise InputError(f"{option} needs --adapter lora: give both, or neither.")
+        return None
+    lora = LoRA(LoRA.rank if arguments.rank is None else arguments.rank, arguments.save)
+    lora.check()
+    return lora
 
 
 def parse(arguments: Sequence[str]) -> FinetuneArguments:

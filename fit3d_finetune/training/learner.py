@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fit3d_finetune.backbone.geometry import GeometryHeads
+from fit3d_finetune.training.adapter import InsertedLoRA, LoRA
 from fit3d_finetune.training.loss import Teacher
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.recipe import Recipe
@@ -20,9 +21,10 @@ class Learner:
 
     backbone: Backbone
     parameters: dict[str, nn.Parameter]
-    """Of the backbone, as far as they are tuned, by timm's names."""
+    """Of the backbone, as far as they are tuned, by timm's names (those of an adapter by peft's)."""
     teacher: Teacher | None
     optimizer: torch.optim.AdamW
+    adapter: InsertedLoRA | None = None
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -31,9 +33,15 @@ class Learner:
         return {**self.parameters, **({} if heads is None else dict(heads.named_parameters(prefix="heads")))}
 
 
-def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
-    """Set a backbone up for training: only what its feature layer depends on gets gradients."""
-    parameters = tuned_parameters(backbone)
+def make_learner(backbone: Backbone, recipe: Recipe, lora: LoRA | None = None, seed: int = 0) -> Learner:
+    """Set a backbone up for training: only what its feature layer depends on gets gradients.
+
+    Args:
+        lora: train low-rank updates of its attention, and none of its weights.
+        seed: of their first factors.
+    """
+    adapter = None if lora is None else InsertedLoRA(backbone, lora.rank, seed)
+    parameters = tuned_parameters(backbone) if adapter is None else adapter.parameters
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in parameters)
     heads = teacher = None
@@ -42,5 +50,5 @@ def make_learner(backbone: Backbone, recipe: Recipe) -> Learner:
         heads = heads.to(next(backbone.parameters()).device)
     if recipe.teaches_geometry or recipe.holds_original:
         teacher = Teacher(heads, recipe)
-    optimizer = build_optimizer(backbone, recipe, heads)
-    return Learner(backbone, parameters, teacher, optimizer)
+    optimizer = build_optimizer(backbone, recipe, heads, parameters)
+    return Learner(backbone, parameters, teacher, optimizer, adapter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -27,19 +28,28 @@ def tuned_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def build_optimizer(backbone: Backbone, recipe: Recipe, heads: nn.Module | None = None) -> torch.optim.AdamW:
+def build_optimizer(
+    backbone: Backbone,
+    recipe: Recipe,
+    heads: nn.Module | None = None,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+) -> torch.optim.AdamW:
     """AdamW with one group per depth, and one for heads; each group keeps its share of the learning rate in
-    `lr_scale`."""
+    `lr_scale`.
+
+    Args:
+        parameters: what is tuned of the backbone, by names that begin as timm's; None: its `tuned_parameters`.
+    """
     groups: dict[int, list[nn.Parameter]] = {}
     top = backbone.layer + 1
-    for name, parameter in tuned_parameters(backbone).items():
+    for name, parameter in (tuned_parameters(backbone) if parameters is None else parameters).items():
         block = _block(name)
         # Embeddings come before the first block; the final norm goes with the last.
         depth = block + 1 if block is not None else top if name.startswith("norm.") else 0
         groups.setdefault(depth, []).append(parameter)
     options = [
-        {"params": parameters, "lr_scale": recipe.layer_decay ** (top - depth)}
-        for depth, parameters in sorted(groups.items())
+        {"params": members, "lr_scale": recipe.layer_decay ** (top - depth)}
+        for depth, members in sorted(groups.items())
     ]
     if heads is not None:
         options.append({"params": list(heads.parameters()), "lr_scale": recipe.head_lr / recipe.lr})

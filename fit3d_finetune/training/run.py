@@ -7,22 +7,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fit3d_finetune.backbone.adapter import ADAPTER_CONFIG_FILE
 from fit3d_finetune.backbone.geometry import HEADS_FILE
 from fit3d_finetune.backbone.hub import CARD_FILE, CONFIG_FILE, INFO_FILE, WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import TargetKind
+from fit3d_finetune.training.adapter import LoRA
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options, recorded_run
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import require_own_files, require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
+from fit3d_ns.features.adapter import ADAPTER_FILE, ADAPTER_FOLDER
 from fit3d_ns.features.backbone import BackboneConfig
 
 COMMAND = "fit3d-finetune"
 LOG_FOLDER = "logs"
-OUTPUT_FILES = (INFO_FILE, WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, HEADS_FILE, CHECKPOINT_FILE)
+ADAPTER_FILES = (f"{ADAPTER_FOLDER}/{ADAPTER_FILE}", f"{ADAPTER_FOLDER}/{ADAPTER_CONFIG_FILE}")
+OUTPUT_FILES = (INFO_FILE, WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, HEADS_FILE, CHECKPOINT_FILE, *ADAPTER_FILES)
 """All that a fine-tuning writes into its folder, but for the logs, where nothing is ever replaced."""
 
 
@@ -44,6 +48,7 @@ class Run:
     save_seconds: float = 300.0
     max_steps: int | None = None
     keep_heads: bool = False
+    lora: LoRA | None = None
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; a checkpoint of another identity cannot be resumed."""
@@ -58,7 +63,9 @@ class Run:
             "backbone": {**asdict(self.backbone), "weights_sha256": self.train_scenes[0].backbone.weights_sha256},
             "seed": self.seed,
             "max_steps": self.max_steps,
-            **({"keep_heads": True} if self.keep_heads else {}),  # as runs of before it, where it is not asked for
+            # As runs of before these options, where they are not asked for.
+            **({"keep_heads": True} if self.keep_heads else {}),
+            **({} if self.lora is None else self.lora.identity()),
         }
 
 
@@ -81,6 +88,7 @@ def require_output_dir(output_dir: Path) -> None:
         InputError: it cannot, or it would.
     """
     sweep_leftovers(output_dir)
+    sweep_leftovers(output_dir / ADAPTER_FOLDER)
     if os.path.isfile(output_dir / INFO_FILE):  # unlike Path's, false for names that cannot be
         return
     require_writable(output_dir / LOG_FOLDER)  # and with it the folder itself

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fit3d_finetune.backbone.adapter import save_adapter
 from fit3d_finetune.backbone.card import model_card
 from fit3d_finetune.backbone.geometry import save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
@@ -38,6 +39,7 @@ from fit3d_finetune.training.tracking import Tracker, open_tracker, require_trac
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import mark_own_folder, require_writable
+from fit3d_ns.features.adapter import merge
 from fit3d_ns.features.backbone import Backbone, load_backbone
 from fit3d_ns.features.cache import default_cache_dir
 from fit3d_ns.scene.description import Split
@@ -68,7 +70,10 @@ def finetune(run: Run) -> Path:
     backbone = load_backbone(run.backbone, run.device)
     if run.grad_checkpointing:
         backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
-    learner = make_learner(backbone, run.recipe)
+    learner = make_learner(backbone, run.recipe, run.lora, run.seed)
+    if run.lora is not None:
+        count = sum(parameter.numel() for parameter in learner.parameters.values())
+        logger.info("LoRA of rank %d: %d parameters, learning rate %g", run.lora.rank, count, run.recipe.lr)
     # A checkpoint has the weights and two moments of each, and stands beside the next one or the result.
     size = sum(value.numel() * value.element_size() for value in backbone.model.state_dict().values())
     require_writable(run.output_dir, needed_bytes=4 * size)
@@ -81,15 +86,22 @@ def finetune(run: Run) -> Path:
     finally:
         tracker.close()
     mixed = None
-    if run.recipe.weight_mix < 1:
+    adapter = None if learner.adapter is None else learner.adapter.remove(run.recipe.weight_mix)
+    if adapter is not None:
+        merge(backbone.model, adapter)
+    elif run.recipe.weight_mix < 1:
         mix_weights(learner.parameters, load_backbone(run.backbone, run.device), run.recipe.weight_mix)
+    if run.recipe.weight_mix < 1:
         logger.info("%.0f %% of the fine-tuned weights, the rest the original's:", 100 * run.recipe.weight_mix)
         mixed = _validate(run, backbone, validation, state.step)
     summary = {**_summary(run, state, len(train)), "mixed": mixed}
     mark_own_folder(run.output_dir, COMMAND)
     if run.keep_heads:
         save_heads(fit_heads(backbone, train), typical_depth(run.train_scenes), run.output_dir)
-    save_finetuned(backbone, run.output_dir, summary, model_card(run.train_scenes[0].backbone, summary))
+    if adapter is not None:
+        save_adapter(adapter, run.output_dir)
+    card = model_card(run.train_scenes[0].backbone, summary)
+    save_finetuned(backbone, run.output_dir, summary, card, "merged" if run.lora is None else run.lora.save)
     checkpoint.unlink(missing_ok=True)
     logger.info("Fine-tuned backbone: %s", run.output_dir)
     return run.output_dir

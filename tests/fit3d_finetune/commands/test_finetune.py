@@ -290,6 +290,10 @@ def test_an_export_that_a_kill_left_aside_is_put_back_and_read(runs: Path, comma
         (("--anchor-weight", "inf"), "--anchor-weight must be 0 or more, not inf"),
         (("--anchor-weight", "1", "--anchor-margin", "1.5"), "--anchor-margin must lie in 0..1, not 1.5"),
         (("--novel-views", "-1"), "--novel-views and --target-cache-gb must not be negative"),
+        (("--adapter", "lora", "--rank", "0"), "--rank must lie in 1..256, not 0"),
+        (("--adapter", "lora", "--rank", "257"), "--rank must lie in 1..256, not 257"),
+        (("--rank", "8"), "--rank needs --adapter lora: give both, or neither"),
+        (("--save", "adapter"), "--save adapter needs --adapter lora: give both, or neither"),
     ],
 )
 def test_options_that_make_no_sense(runs: Path, refused: Refused, options: tuple[str, ...], sentence: str) -> None:
@@ -308,6 +312,16 @@ def test_the_preset_gives_the_defaults_that_options_override() -> None:
     assert parse(["--preset", "paper", "--exports", "runs"]).recipe == PRESETS["paper"]
     chosen = parse(["--exports", "runs", "--preset=recommended", "--epochs", "7"]).recipe
     assert (chosen.epochs, chosen.lr) == (7, PRESETS["recommended"].lr)
+
+
+def test_the_command_trains_an_adapter_alone_where_it_is_asked_to(runs: Path, command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    command("--adapter", "lora", "--save", "adapter", "--precision", "fp32")
+    assert read_finetuned(tmp_path / "out").summary["run"]["rank"] == 8
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert written - {".fit3d-finetune", "adapter"} <= {*OUTPUT_FILES}
+    assert {"adapter/adapter_model.safetensors"} <= written
+    assert "model.safetensors" not in written
 
 
 def test_a_tenth_of_the_scenes_is_held_out(command: Command, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import fit3d_ns.features.hub as hub_module
 import fit3d_ns.features.weights as weights_module
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
@@ -238,7 +239,7 @@ def test_a_network_that_never_answers_is_given_up_soon(silent_server: str, monke
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", silent_server)
-    monkeypatch.setattr(weights_module, "REACH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(hub_module, "REACH_TIMEOUT_S", 0.3)
     start = time.monotonic()
     with pytest.raises(InputError, match="cannot be downloaded"):
         find_weights("hub", TINY, timm.models.get_pretrained_cfg(TINY))
