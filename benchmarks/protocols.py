@@ -28,9 +28,10 @@ from fit3d_finetune.commands.probe import RESULTS_FILE
 from fit3d_finetune.probing.comparison import MIN_SCENES, Comparison
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
+from fit3d_finetune.probing.plan import Probing
 from fit3d_finetune.probing.protocol import FAST, PAPER
 from fit3d_finetune.probing.results import Arm, ProbeResults
-from fit3d_finetune.probing.run import Probing, probe
+from fit3d_finetune.probing.run import probe
 from fit3d_finetune.probing.significance import compare_arms
 from fit3d_finetune.report.metrics import mean, metrics_of
 from fit3d_ns.common.atomic import atomic_file

@@ -24,9 +24,10 @@ from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.probing.data.checks import TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
+from fit3d_finetune.probing.plan import Probing, default_arms
 from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import ProbeResults
-from fit3d_finetune.probing.run import Probing, default_arms, probe
+from fit3d_finetune.probing.run import probe
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.stage2 --exports runs/ --train-data examples/room [--json out.json]
 
-- A fine-tuning step (images, targets, loss, clipping, AdamW) against forward and backward of the backbone alone on
-  a batch in memory, alternately, and what its parts take.
+- A fine-tuning step (images, targets, loss, clipping, AdamW) towards features alone against forward and backward of
+  the backbone alone on a batch in memory, and what its parts take; and one with heads of depth and normals and the
+  class token against forward, backward and AdamW on such a batch. All alternately.
 - Training the probes of three arms with three seeds together against those of one arm with one seed, per iteration,
   each beside the matrix products that it cannot do without: arms of one backbone and of both and three seeds are
   twelve times the products of one.
@@ -35,9 +36,9 @@ from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import train_segmentation
 from fit3d_finetune.targets.files import TargetFolder
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
-from fit3d_finetune.targets.store import TargetStore
+from fit3d_finetune.targets.store import StoreKind, TargetStore
 from fit3d_finetune.training.learner import make_learner
-from fit3d_finetune.training.recipe import PRESETS
+from fit3d_finetune.training.recipe import PRESETS, Recipe
 from fit3d_finetune.training.samples import Loader, Samples
 from fit3d_finetune.training.step import training_step
 from fit3d_ns.common.device import choose_device
@@ -69,43 +70,70 @@ def milliseconds(function: Callable[[], object], device: str) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def finetuning_step(exports: Path, device: str, steps: int, warmup: int = 3) -> Row:
-    """Our step, as `fit3d-finetune` does it, and the backbone alone, alternately."""
+def finetuning_steps(exports: Path, device: str, steps: int, warmup: int = 3) -> list[Row]:
+    """Our step as `fit3d-finetune` does it, towards features alone and with heads, and plain ones, alternately.
+
+    The first against forward and backward of the backbone alone, which no step can do without; the second, with depth,
+    normals and the class token, against the same with AdamW: a loop over features, written by hand.
+    """
     scenes = find_scenes(exports)
     config = backbone_config(scenes, None, choose_precision("auto", device))
-    recipe = PRESETS["recommended"]
+    with_heads = PRESETS["recommended"]
+    features_alone = replace(with_heads, depth_weight=0.0, normal_weight=0.0, class_token_weight=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        store = TargetStore(scenes, TargetFolder(Path(folder), 20_000_000_000), device, "gaussians", config)
-        store.prepare()
-        samples = Samples(view_refs(scenes, "train"), store)
-        backbone = load_backbone(config, device)
-        learner = make_learner(backbone, recipe)
-        parameters, optimizer = learner.parameters, learner.optimizer
-        images = torch.stack([samples[i].image for i in range(recipe.batch_size)]).to(device)
 
-        def plain() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            backbone(images).abs().mean().backward()
+        def store(kind: StoreKind) -> TargetStore:
+            files = TargetFolder(Path(folder), 20_000_000_000)
+            made = TargetStore(scenes, files, device, kind, config, with_heads.target_rule)
+            made.prepare()
+            return made
 
-        loader = Loader(samples, recipe, 0, 0, steps + warmup)
-        batches = iter(loader)
+        refs, targets = view_refs(scenes, "train"), store("gaussians")
+        taught = Samples(refs, targets, geometry=store("geometry"), class_tokens=store("class-token"))
+        samples = Samples(refs, targets)
+        images = torch.stack([samples[i].image for i in range(with_heads.batch_size)]).to(device)
+        plain = make_learner(load_backbone(config, device), features_alone)
 
-        def ours() -> None:
-            _, batch = next(batches)
-            training_step(learner, batch, recipe, 0.0)
+        def forward_and_backward() -> None:
+            plain.optimizer.zero_grad(set_to_none=True)
+            plain.backbone(images).abs().mean().backward()
+
+        def plain_step() -> None:
+            forward_and_backward()
+            plain.optimizer.step()
 
         def clip() -> None:
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_norm)
+            torch.nn.utils.clip_grad_norm_(list(plain.parameters.values()), with_heads.clip_norm)
 
+        alone = _OurSteps(samples, features_alone, config, device, steps + warmup)
+        heads = _OurSteps(taught, with_heads, config, device, steps + warmup)
+        # The last two again and alone, on the gradients that a plain step leaves.
+        parts = (alone.step, forward_and_backward, heads.step, plain_step, clip, plain.optimizer.step)
         times = []
         for step in range(steps + warmup):
             if step == warmup:
-                loader.waited = 0.0
-            # The last two again and alone, on the gradients that `plain` leaves.
-            times.append([milliseconds(part, device) for part in (ours, plain, clip, optimizer.step)])
-        ours_ms, plain_ms, *again = (median(column) for column in zip(*times[warmup:], strict=True))
-        parts = dict(zip(("clipping", "AdamW"), again, strict=True))
-        return Row("fine-tuning step / forward and backward", ours_ms, plain_ms, parts, 1000 * loader.waited / steps)
+                alone.loader.waited = heads.loader.waited = 0.0
+            times.append([milliseconds(part, device) for part in parts])
+        found = [median(column) for column in zip(*times[warmup:], strict=True)]
+        again = dict(zip(("clipping", "AdamW"), found[4:], strict=True))
+        waited = [1000 * ours.loader.waited / steps for ours in (alone, heads)]
+        return [
+            Row("fine-tuning step / forward and backward", found[0], found[1], again, waited[0]),
+            Row("fine-tuning step with heads / plain step on features", found[2], found[3], {}, waited[1]),
+        ]
+
+
+class _OurSteps:
+    """A training of its own backbone, step by step."""
+
+    def __init__(self, samples: Samples, recipe: Recipe, config: BackboneConfig, device: str, steps: int) -> None:
+        self.recipe, self.learner = recipe, make_learner(load_backbone(config, device), recipe)
+        self.loader = Loader(samples, recipe, 0, 0, steps)
+        self.batches = iter(self.loader)
+
+    def step(self) -> None:
+        _, batch = next(self.batches)
+        training_step(self.learner, batch, self.recipe, 0.0)
 
 
 def probes(data: list[str], iterations: int, repeats: int) -> list[Row]:
@@ -165,7 +193,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    rows = [finetuning_step(arguments.exports, device, arguments.steps)]
+    rows = finetuning_steps(arguments.exports, device, arguments.steps)
     rows += probes(arguments.train_data, arguments.iterations, arguments.repeats)
     title = f"{processor() if device == 'cpu' else torch.cuda.get_device_name()}, {torch.get_num_threads()} threads"
     table = Table(title=title)

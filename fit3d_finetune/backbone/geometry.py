@@ -47,13 +47,16 @@ class GeometryHeads(nn.Module):
             tokens: class tokens [B, C].
         """
         patches = maps.permute(0, 2, 3, 1)
-        depth = normals = None
-        if self.depth is not None:
-            local, whole = self.depth.weight[0].split(patches.shape[-1])
-            depth = patches @ local + (tokens @ whole)[:, None, None] + self.depth.bias
-        if self.normals is not None:
-            normals = self.normals(patches)
-        return depth, normals
+        if self.depth is None:
+            return None, None if self.normals is None else self.normals(patches)
+        local, whole = self.depth.weight.split(patches.shape[-1], dim=1)
+        # What is the same for all patches of an image meets the bias before it meets them.
+        of_image = F.linear(tokens, whole, self.depth.bias)[:, None]
+        if self.normals is None:
+            return F.linear(patches, local)[..., 0] + of_image, None
+        # One product for both: their few outputs cost what reading the patches costs.
+        both = F.linear(patches, torch.cat([local, self.normals.weight]))
+        return both[..., 0] + of_image, both[..., 1:] + self.normals.bias
 
 
 @dataclass(frozen=True, eq=False)

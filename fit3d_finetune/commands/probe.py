@@ -16,9 +16,10 @@ from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
 from fit3d_finetune.probing.data.checks import DEFAULT_TASKS, TASKS, VIEW_TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
+from fit3d_finetune.probing.plan import Probing, default_arms
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import Example, ProbeResults
-from fit3d_finetune.probing.run import Probing, default_arms, probe
+from fit3d_finetune.probing.run import probe
 from fit3d_finetune.probing.tables import TABLES, write_tables
 from fit3d_finetune.report.data import FIGURE_FILES
 from fit3d_finetune.report.metrics import metrics_of
@@ -61,7 +62,8 @@ class ProbeArguments:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """What to probe where no fine-tuned folder is given."""
     tasks: tuple[TaskName, ...] = DEFAULT_TASKS
-    """What to measure."""
+    """What to measure. Not by default: depth-patches (depth without the class token) and nearest-neighbours-across
+    (segmentation by the patches of other views of the test scene that look 30 degrees or more aside)."""
     protocol: ProtocolName = "fast"
     """fast: cached features of whole images, minutes on a CPU; paper: what the published code does, crops encoded anew
     in every iteration (days on a CPU; see docs/fidelity/probes.md)."""
@@ -167,6 +169,7 @@ _SHOWN = {
     ("depth", "RMSE"): "depth RMSE m",
     ("normals", "RMSE angle"): "normals RMSE °",
     ("nearest_neighbours", "mIoU"): "kNN mIoU %",
+    ("nearest_neighbours_across", "mIoU"): "other-angle kNN mIoU %",
 }
 
 

@@ -11,7 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching"]
+Task = Literal[
+    "segmentation",
+    "depth",
+    "depth_patches",
+    "normals",
+    "nearest_neighbours",
+    "nearest_neighbours_across",
+    "consistency",
+    "matching",
+]
 """The fields of `ProbeResults` that hold figures."""
 TRAINED: tuple[Task, ...] = ("segmentation", "depth", "depth_patches", "normals")
 """Those that train a head, by seed."""

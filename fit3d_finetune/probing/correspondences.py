@@ -90,19 +90,32 @@ def find_correspondences(
         np.asarray(second.camera_to_world, np.float64), np.asarray(first.camera_to_world, np.float64)
     )
     points = to_second[:3, :3] @ (rays * z) + to_second[:3, 3:]
-    projected = np.asarray(second.K, np.float64) @ points
-    H2, W2 = second.depth.shape
+    visible, places_second = visible_points(points, second, depth_tolerance)
+    return np.stack([x / W, y / H], axis=-1)[visible], places_second
+
+
+def visible_points(points: Array, view: ConsistencyView, depth_tolerance: float = 0.02) -> tuple[Array, Array]:
+    """Which points a view sees, and where.
+
+    Args:
+        points: [3, n] in the camera's frame.
+        view: which camera.
+        depth_tolerance: see `find_correspondences`.
+
+    Returns:
+        indices [m] of the visible ones, rising, and their places [m, 2]: x and y as shares of width and height.
+    """
+    projected = np.asarray(view.K, np.float64) @ points
+    H, W = view.depth.shape
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = projected[:2] / projected[2]
     # NaN compares as False: what lies in the camera's own plane is not inside.
-    inside = (points[2] > 0) & (u >= 0) & (u < W2) & (v >= 0) & (v < H2)
-    x, y, u, v, depth = x[inside], y[inside], u[inside], v[inside], points[2][inside]
-    seen = second.depth[v.astype(np.int64), u.astype(np.int64)].astype(np.float64)
+    inside = np.flatnonzero((points[2] > 0) & (u >= 0) & (u < W) & (v >= 0) & (v < H))
+    u, v, depth = u[inside], v[inside], points[2][inside]
+    seen = view.depth[v.astype(np.int64), u.astype(np.int64)].astype(np.float64)
     # Unknown depth, 0, is near no depth; infinity would be within its own tolerance of all.
     visible = np.isfinite(seen) & (np.abs(depth - seen) <= depth_tolerance * seen)
-    places_first = np.stack([x / W, y / H], axis=-1)[visible]
-    places_second = np.stack([u / W2, v / H2], axis=-1)[visible]
-    return places_first, places_second
+    return inside[visible], np.stack([u / W, v / H], axis=-1)[visible]
 
 
 def find_pairs(views: Sequence[ConsistencyView], settings: PairSettings | None = None) -> list[ViewPair]:

@@ -167,6 +167,10 @@ class ProbeResults:
     """Heads without class tokens."""
     normals: dict[str, NormalsResult] = field(default_factory=dict)
     nearest_neighbours: dict[str, NearestNeighbourResult] = field(default_factory=dict)
+    nearest_neighbours_across: dict[str, NearestNeighbourResult] = field(default_factory=dict)
+    """In other views of the scene, from other angles; see `other_angles`."""
+    pixels_across: Array = field(default_factory=no_pixels)
+    """[images, classes] int64: the labelled pixels that count in it."""
     consistency: dict[str, ConsistencyResult] = field(default_factory=dict)
     matching: dict[str, MatchingResult] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -197,7 +201,9 @@ class ProbeResults:
                     f"{FORMAT_VERSION}: run fit3d-probe again."
                 )
             num_classes = len(data["classes"])
-            data["labelled_pixels"] = from_sparse(data["labelled_pixels"], 1, num_classes, 1)[..., 0]
+            for name in ("labelled_pixels", "pixels_across"):
+                counts = data.get(name)
+                data[name] = from_sparse(counts, 1, num_classes, 1)[..., 0] if counts else no_pixels()
             data["arms"] = [Arm(arm["name"], tuple(arm["backbones"])) for arm in data["arms"]]
             for name, kind in _PARTS.items():
                 data.setdefault(name, {})  # a task that came after the file
@@ -223,6 +229,7 @@ _PARTS: dict[str, Any] = {
     "depth_patches": DepthResult,
     "normals": NormalsResult,
     "nearest_neighbours": NearestNeighbourResult,
+    "nearest_neighbours_across": NearestNeighbourResult,
     "consistency": ConsistencyResult,
     "matching": MatchingResult,
 }

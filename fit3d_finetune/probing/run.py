@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,67 +19,34 @@ from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.counts import Array, no_pixels
 from fit3d_finetune.probing.data.checks import (
     VIEW_TASKS,
-    TaskName,
     check_depth,
     count_labels,
     require_data,
     warn_of_shared_images,
 )
-from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
-from fit3d_finetune.probing.data.encoding import EncodedImages, standardizations
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages, scenes_of
+from fit3d_finetune.probing.data.encoding import EncodedImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, scenes_of
 from fit3d_finetune.probing.data.views import ConsistencyView
-from fit3d_finetune.probing.depth import DepthScores, predict_depth, train_depth
+from fit3d_finetune.probing.depth import DepthScores
 from fit3d_finetune.probing.matching import measure_matching
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
-from fit3d_finetune.probing.normals import NormalsScores, fit_normals, predict_normals
-from fit3d_finetune.probing.paper import depth as paper_depth
-from fit3d_finetune.probing.paper import segmentation as paper_segmentation
-from fit3d_finetune.probing.paper.encoding import CropEncoder
-from fit3d_finetune.probing.protocol import FAST, FastProtocol, PaperProtocol, Protocol
+from fit3d_finetune.probing.normals import NormalsScores
+from fit3d_finetune.probing.other_angles import segmentation_from_other_angles
+from fit3d_finetune.probing.plan import Probing, images_of
+from fit3d_finetune.probing.predictions import (
+    estimate_depth,
+    estimate_depth_of_patches,
+    estimate_normals,
+    segment,
+)
 from fit3d_finetune.probing.results import Arm, Example, ProbeResults
-from fit3d_finetune.probing.segmentation import SegmentationScores, predict_segmentation, train_segmentation
+from fit3d_finetune.probing.segmentation import SegmentationScores
 from fit3d_finetune.probing.significance import compare_arms
 from fit3d_ns.common.console import logger, progress
-from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.features.backbone import backbone_fingerprint
 
 EXAMPLES = 4
-
-
-@dataclass(frozen=True)
-class Probing:
-    """What to probe, on what, and how."""
-
-    backbones: dict[str, BackboneConfig]
-    arms: list[Arm]
-    train: list[LabelledImages]
-    test: list[LabelledImages]
-    tasks: tuple[TaskName, ...]
-    protocol: Protocol
-    seeds: tuple[int, ...]
-    device: str = "cpu"
-    max_depth: float = 10.0
-    benchmark: DepthBenchmark = DEPTH_BENCHMARKS["none"]
-
-    @property
-    def trains_on_whole_images(self) -> bool:
-        """Whether a task needs the cached features of training images."""
-        probes = {"segmentation", "depth"} & {*self.tasks}
-        return bool({"nearest-neighbours", "normals", "depth-patches"} & {*self.tasks}) or (
-            self.protocol.name == "fast" and bool(probes)
-        )
-
-
-def default_arms(backbones: Sequence[str]) -> list[Arm]:
-    """Each backbone alone, and the original together with each one.
-
-    With itself too: what a wider head gains where nothing new is added.
-    """
-    return [
-        *(Arm(name, (name,)) for name in backbones),
-        *(Arm(f"original + {name}", ("original", name)) for name in backbones),
-    ]
 
 
 def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
@@ -87,7 +55,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     Raises:
         InputError: a task lacks its labels, depth or cameras, or files are not fit for it.
     """
-    train, test = _images(probing.train), _images(probing.test)
+    train, test = images_of(probing.train), images_of(probing.test)
     classes = probing.test[0].classes
     require_data(probing.tasks, probing.train, probing.test)
     if {*probing.tasks} - {*VIEW_TASKS}:
@@ -130,10 +98,17 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
         with _timed(seconds, "matching"):
             matched = measure_matching(views, list(probing.backbones), encoded_test.features, probing.arms)
             results = replace(results, matching=matched)
+    if "nearest-neighbours-across" in probing.tasks:
+        with _timed(seconds, "nearest neighbours from other angles"):
+            read = partial(_labelled_map, encoded_test, test, len(classes))
+            across, pixels = segmentation_from_other_angles(
+                views, read, probing.arms, len(classes), results.image_scenes, results.counted_classes
+            )
+        results = replace(results, nearest_neighbours_across=across, pixels_across=pixels)
     if "segmentation" in probing.tasks:
         with _timed(seconds, "segmentation"):
             scores = SegmentationScores(probing.arms, probing.seeds, labelled)
-            for index, predicted in _segment(probing, encoded_train, encoded_test, len(classes)):
+            for index, predicted in segment(probing, encoded_train, encoded_test, len(classes)):
                 scores.add(index, test[index].labels(len(classes)), predicted)
                 if index in at:
                     firsts = {arm.name: predicted[a][0] for a, arm in enumerate(probing.arms)}
@@ -143,7 +118,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     if "depth" in probing.tasks:
         with _timed(seconds, "depth"):
             depths = DepthScores(probing.arms, probing.seeds, len(test), probing.max_depth)
-            for index, predicted_depth in _estimate_depth(probing, encoded_train, encoded_test):
+            for index, predicted_depth in estimate_depth(probing, encoded_train, encoded_test):
                 depths.add(index, probing.benchmark.scored(test[index].depth()), predicted_depth)
                 if index in at:
                     first = {arm.name: predicted_depth[a, 0] for a, arm in enumerate(probing.arms)}
@@ -152,13 +127,13 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     if "depth-patches" in probing.tasks:
         with _timed(seconds, "depth without class token"):
             plain = DepthScores(probing.arms, probing.seeds, len(test), probing.max_depth)
-            for index, predicted_depth in _estimate_depth_of_patches(probing, encoded_train, encoded_test):
+            for index, predicted_depth in estimate_depth_of_patches(probing, encoded_train, encoded_test):
                 plain.add(index, probing.benchmark.scored(test[index].depth()), predicted_depth)
         results = replace(results, depth_patches=plain.results(results.image_scenes, len(scenes)))
     if "normals" in probing.tasks:
         with _timed(seconds, "normals"):
             angles = NormalsScores(probing.arms, probing.seeds, len(test))
-            for index, predicted_normals in _estimate_normals(probing, encoded_train, encoded_test):
+            for index, predicted_normals in estimate_normals(probing, encoded_train, encoded_test):
                 normals = test[index].normals(probing.max_depth)
                 angles.add(index, normals, predicted_normals)
                 if index in at:
@@ -169,8 +144,8 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     if "nearest-neighbours" in probing.tasks:
         with _timed(seconds, "nearest neighbours"):
             found = nearest_neighbour_segmentation(
-                _labelled_maps(encoded_train, train, len(classes)),
-                _labelled_maps(encoded_test, test, len(classes)),
+                (_labelled_map(encoded_train, train, len(classes), index) for index in range(len(train))),
+                (_labelled_map(encoded_test, test, len(classes), index) for index in range(len(test))),
                 probing.arms,
                 labelled,
                 results.image_scenes,
@@ -180,7 +155,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     return replace(results, comparisons=compare_arms([[results]]), seconds=seconds), examples
 
 
-# ---- tasks
+# ---- what tasks read
 
 
 def _geometry(images: Sequence[LabelledImage], scenes: Sequence[str]) -> list[ConsistencyView]:
@@ -189,58 +164,10 @@ def _geometry(images: Sequence[LabelledImage], scenes: Sequence[str]) -> list[Co
         return [image.consistency_view(scene) for image, scene in bar.track(places, description="Depth and cameras")]
 
 
-def _segment(
-    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages, num_classes: int
-) -> Iterator[tuple[int, list[list[Any]]]]:
-    protocol, arms, seeds = probing.protocol, probing.arms, probing.seeds
-    if isinstance(protocol, PaperProtocol):
-        train, test = _images(probing.train), _images(probing.test)
-        encoder = CropEncoder(probing.backbones, probing.device, final_norm=True)
-        trained = paper_segmentation.train_segmentation(encoder, train, arms, num_classes, seeds, protocol)
-        return paper_segmentation.predict_segmentation(encoder, trained, test, protocol)
-    statistics = standardizations(encoded_train)
-    heads = train_segmentation(encoded_train, statistics, arms, num_classes, seeds, protocol)
-    return predict_segmentation(heads, encoded_test, statistics)
-
-
-def _estimate_depth(
-    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
-) -> Iterator[tuple[int, Any]]:
-    protocol, arms, seeds, farthest = probing.protocol, probing.arms, probing.seeds, probing.max_depth
-    if isinstance(protocol, PaperProtocol):
-        train, test, benchmark = _images(probing.train), _images(probing.test), probing.benchmark
-        encoder = CropEncoder(probing.backbones, probing.device, final_norm=False)
-        trained = paper_depth.train_depth(encoder, train, arms, seeds, protocol, benchmark, farthest)
-        return paper_depth.predict_depth(encoder, trained, test, protocol, benchmark, farthest)
-    statistics = standardizations(encoded_train)
-    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest)
-    return predict_depth(heads, encoded_test, statistics, farthest)
-
-
-def _estimate_depth_of_patches(
-    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
-) -> Iterator[tuple[int, Any]]:
-    # The published depth probe has class tokens: without them there is our schedule alone.
-    protocol = probing.protocol if isinstance(probing.protocol, FastProtocol) else FAST
-    arms, seeds, farthest = probing.arms, probing.seeds, probing.max_depth
-    statistics = standardizations(encoded_train)
-    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest, class_tokens=False)
-    return predict_depth(heads, encoded_test, statistics, farthest)
-
-
-def _estimate_normals(
-    probing: Probing, encoded_train: EncodedImages, encoded_test: EncodedImages
-) -> Iterator[tuple[int, Any]]:
-    statistics = standardizations(encoded_train)
-    heads = fit_normals(encoded_train, statistics, probing.arms, probing.max_depth)
-    return predict_normals(heads, encoded_test, statistics)
-
-
-def _labelled_maps(
-    encoded: EncodedImages, images: list[LabelledImage], num_classes: int
-) -> Iterator[tuple[dict[str, Tensor], Any]]:
-    for index, image in enumerate(images):
-        yield {name: encoded.features(name, index) for name in encoded.maps}, image.labels(num_classes)
+def _labelled_map(
+    encoded: EncodedImages, images: list[LabelledImage], num_classes: int, index: int
+) -> tuple[dict[str, Tensor], Any]:
+    return {name: encoded.features(name, index) for name in encoded.maps}, images[index].labels(num_classes)
 
 
 def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
@@ -259,14 +186,15 @@ def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
 
 def _check_files(probing: Probing) -> Array:
     """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
-    if {"depth", "depth-patches", "normals"} & {*probing.tasks}:
+    if probing.asks_for(lambda task: task.depth):
         probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")
         check_depth(probing.test, probing.max_depth, "test")
-    if not {"segmentation", "nearest-neighbours"} & {*probing.tasks}:
+    if not probing.asks_for(lambda task: task.labels):
         return no_pixels()
     num_classes = len(probing.test[0].classes)
-    count_labels(probing.train, num_classes, "training")
+    if probing.asks_for(lambda task: task.labels and task.trains):
+        count_labels(probing.train, num_classes, "training")
     return count_labels(probing.test, num_classes, "test")
 
 
@@ -285,10 +213,6 @@ def _example(
 
 def _spread(count: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, count - 1, min(EXAMPLES, count))})
-
-
-def _images(data: Sequence[LabelledImages]) -> list[LabelledImage]:
-    return [image for part in data for image in part.images]
 
 
 @contextmanager

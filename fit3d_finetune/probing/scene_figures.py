@@ -141,6 +141,8 @@ def figures_of(results: ProbeResults) -> list[Figure]:
         figures.append(Figure("normals", "RMSE angle", "°", False, _normals))
     if results.nearest_neighbours:
         figures.append(Figure("nearest_neighbours", "kNN mIoU", "%", True, _nearest_neighbours))
+    if results.nearest_neighbours_across:
+        figures.append(Figure("nearest_neighbours_across", "other-angle kNN mIoU", "%", True, _other_angles))
     if results.consistency:
         index = shown_bin(results.consistency)
 
@@ -196,16 +198,19 @@ def recall_sums(
 
 
 def _segmentation(results: ProbeResults, arm: str) -> list[SceneSums]:
-    return _iou(results, results.segmentation[arm].counts)
+    return _iou(results, results.segmentation[arm].counts, results.labelled_pixels)
 
 
 def _nearest_neighbours(results: ProbeResults, arm: str) -> list[SceneSums]:
-    return _iou(results, results.nearest_neighbours[arm].counts)
+    return _iou(results, results.nearest_neighbours[arm].counts, results.labelled_pixels)
 
 
-def _iou(results: ProbeResults, counts: ClassCounts) -> list[SceneSums]:
-    labelled, places = results.labelled_pixels, results.image_scenes
-    return iou_sums(counts, labelled, places, len(results.scenes), results.counted_classes)
+def _other_angles(results: ProbeResults, arm: str) -> list[SceneSums]:
+    return _iou(results, results.nearest_neighbours_across[arm].counts, results.pixels_across)
+
+
+def _iou(results: ProbeResults, counts: ClassCounts, labelled: Array) -> list[SceneSums]:
+    return iou_sums(counts, labelled, results.image_scenes, len(results.scenes), results.counted_classes)
 
 
 def _depth(results: ProbeResults, arm: str) -> list[SceneSums]:

@@ -17,8 +17,8 @@ from fit3d_ns.common.atomic import atomic_file
 Table = list[list[Any]]
 
 TABLES = (
-    *("segmentation", "classes", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching"),
-    *("comparisons", "scenes"),
+    *("segmentation", "classes", "depth", "depth_patches", "normals", "nearest_neighbours"),
+    *("nearest_neighbours_across", "consistency", "matching", "comparisons", "scenes"),
 )
 """Names of all tables that there can be."""
 
@@ -38,8 +38,8 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
     """Tables by name, each with a header row; only of tasks that ran.
 
     segmentation, depth, depth_patches and normals have a row per arm and seed, classes per arm and class (IoU of
-    every seed), nearest_neighbours per arm, consistency and matching per arm and bin of angles, comparisons per arm
-    and task, and scenes per arm, task and test scene.
+    every seed), nearest_neighbours and nearest_neighbours_across per arm, consistency and matching per arm and bin of
+    angles, comparisons per arm and task, and scenes per arm, task and test scene.
     """
     tables: dict[str, Table] = {}
     if results.segmentation:
@@ -55,12 +55,13 @@ def result_tables(results: ProbeResults) -> dict[str, Table]:
         tables["depth_patches"] = _by_seed(results.depth_patches, DEPTH_METRICS, results.seeds)
     if results.normals:
         tables["normals"] = _by_seed(results.normals, NORMAL_METRICS, results.seeds)
-    if results.nearest_neighbours:
-        tables["nearest_neighbours"] = [["arm", "k", "miou", "pooled_miou", "pixel_accuracy"]]
-        for arm, nearest in results.nearest_neighbours.items():
-            tables["nearest_neighbours"].append(
-                [arm, nearest.k, nearest.miou, nearest.pooled_miou, nearest.pixel_accuracy]
-            )
+    for name, part in (
+        ("nearest_neighbours", results.nearest_neighbours),
+        ("nearest_neighbours_across", results.nearest_neighbours_across),
+    ):
+        if part:
+            tables[name] = [["arm", "k", "miou", "pooled_miou", "pixel_accuracy"]]
+            tables[name] += [[arm, of.k, of.miou, of.pooled_miou, of.pixel_accuracy] for arm, of in part.items()]
     if results.consistency:
         tables["consistency"] = [["arm", "from_degrees", "to_degrees", "recall", "cosine", "pairs"]]
         for arm, consistent in results.consistency.items():

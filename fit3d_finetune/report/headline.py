@@ -14,6 +14,7 @@ TASK_NAMES: dict[Task, str] = {
     "depth_patches": "depth without the class token",
     "normals": "surface normals",
     "nearest_neighbours": "nearest-neighbour segmentation",
+    "nearest_neighbours_across": "nearest-neighbour segmentation from other angles",
     "consistency": "multi-view consistency",
     "matching": "geometric matching",
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from fit3d_finetune.probing.comparison import number
@@ -69,7 +69,7 @@ def spread(values: Sequence[float]) -> float:
 
 def metrics_of(results: ProbeResults) -> list[Metric]:
     """The metrics that at least one arm has a value of, in the order of the table."""
-    tables = (_SEEDED, _DEPTH_PATCHES, _NORMALS, _NEAREST_NEIGHBOURS)
+    tables = (_SEEDED, _DEPTH_PATCHES, _NORMALS, _NEAREST_NEIGHBOURS, _OTHER_ANGLES)
     shown = [*chain(*tables), *_consistency_metrics(results), *_matching_metrics(results)]
     return [metric for metric in shown if any(metric.measured(results, arm.name) for arm in results.arms)]
 
@@ -137,6 +137,16 @@ _NEAREST_NEIGHBOURS = (
         True,
         "right pixels, %",
     ),
+)
+
+_OTHER_ANGLES = tuple(
+    replace(
+        metric,
+        part="nearest_neighbours_across",
+        values=_single("nearest_neighbours_across", field),
+        meaning=f"{metric.meaning.removesuffix(', %')}, of pixels that other views show from another angle, %",
+    )
+    for metric, field in zip(_NEAREST_NEIGHBOURS, ("miou", "pixel_accuracy"), strict=True)
 )
 
 

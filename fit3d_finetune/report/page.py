@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from fit3d_finetune.probing.other_angles import MIN_ANGLE
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.report.charts import arm_legend, class_bars, class_ious, consistency_curves
 from fit3d_finetune.report.data import write_figures
@@ -24,6 +25,11 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 _ONE_PROJECTION = (
     "The colour projection and the clusters are fitted once, to all pictures and backbones together: "
     "equal colours mean equal features."
+)
+
+_OTHER_ANGLES = (
+    " Other angles: every patch takes the labels of the most similar patches of other views of its scene that are "
+    f"seen at least {MIN_ANGLE:g} degrees aside from its own ray, so that it has to know a thing from another side."
 )
 
 FIGURES_FOLDER = "figures"
@@ -89,7 +95,8 @@ def _sections(results: ProbeResults, examples: Sequence[Example], views: Feature
     return [
         _section(
             "Arms",
-            f"Means over test scenes, ± standard deviation over probe seeds; bold is the best of a column.{controls}",
+            "Means over test scenes, ± standard deviation over probe seeds; bold is the best of a column."
+            f"{controls}{_OTHER_ANGLES if results.nearest_neighbours_across else ''}",
             table_of_arms(results),
         ),
         _section(f"Compared with “{first}”", how_compared(results), comparison_list(results)),

@@ -18,6 +18,7 @@ _GROUPS = {
     "depth_patches": "Depth, patches",
     "normals": "Normals",
     "nearest_neighbours": "Nearest neighbours",
+    "nearest_neighbours_across": "Other angles",
     "consistency": "Consistency",
     "matching": "Matching",
 }

@@ -19,11 +19,11 @@ from fit3d_ns.features.backbone import Backbone
 
 
 def patch_errors(features: Tensor, target: Tensor, kind: LossKind) -> Tensor:
-    """How far every patch is from its target: [h, w].
+    """How far every patch is from its target: [..., h, w].
 
     Args:
-        features: [h, w, C] of the backbone.
-        target: [h, w, C].
+        features: [..., h, w, C] of the backbone.
+        target: [..., h, w, C].
         kind: "l1" is the paper's; "smooth-l1" is quadratic below 1; "cosine" is 1 - cosine.
     """
     if kind == "cosine":
@@ -37,15 +37,16 @@ def weighted_mean(errors: Sequence[Tensor], weights: Sequence[Tensor], mean: Los
     """Mean of the errors of all views, zero with zero gradients if no patch counts.
 
     Args:
-        errors: [h, w] of each view.
-        weights: [h, w] of each view, not negative.
+        errors: [n, h, w] of the views of each size, or [h, w] of each view.
+        weights: the same shapes, not negative.
         mean: "batch" over all patches of all views; "image" over the views' own means.
     """
-    sums = [(error * weight).sum() for error, weight in zip(errors, weights, strict=True)]
-    totals = [weight.sum() for weight in weights]
+    pairs = list(zip(errors, weights, strict=True))
+    sums = torch.cat([(error * weight).sum((-2, -1)).reshape(-1) for error, weight in pairs])
+    totals = torch.cat([weight.sum((-2, -1)).reshape(-1) for _, weight in pairs])
     if mean == "batch":
-        return torch.stack(sums).sum() / torch.stack(totals).sum().clamp_min(1e-6)
-    return torch.stack([part / total.clamp_min(1e-6) for part, total in zip(sums, totals, strict=True)]).mean()
+        return sums.sum() / totals.sum().clamp_min(1e-6)
+    return (sums / totals.clamp_min(1e-6)).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,55 +89,67 @@ def batch_loss(
     weights: list[Tensor] = []
     taught: list[dict[str, Tensor]] = []
     for group in groups.values():
-        images = torch.stack([sample.image for sample in group]).to(device, non_blocking=True)
+        images = stacked([sample.image for sample in group], device)
         if teacher is None:
             maps = backbone(images)
         else:
             maps, tokens = backbone.forward_with_class_token(images)
-            taught += [_taught(teacher, maps[i : i + 1], tokens[i : i + 1], one) for i, one in enumerate(group)]
-        for features, sample in zip(maps.permute(0, 2, 3, 1), group, strict=True):
-            target = sample.target.to(device)
-            errors.append(patch_errors(features, target, kind))
-            angles.append(patch_errors(features.detach(), target, "cosine"))
-            weights.append(sample.weights.to(device))
+            taught.append(_taught(teacher, maps, tokens, group))
+        features, target = maps.permute(0, 2, 3, 1), stacked([sample.target for sample in group], device)
+        errors.append(patch_errors(features, target, kind))
+        angles.append(errors[-1].detach() if kind == "cosine" else patch_errors(features.detach(), target, "cosine"))
+        weights.append(stacked([sample.weights for sample in group], device))
     loss = weighted_mean(errors, weights, mean)
     figures = {"cosine": 1 - weighted_mean(angles, weights, mean)}
     if teacher is not None:
         for name, weight in teacher.weights.items():
             parts = [losses[name] for losses in taught if name in losses]
             if weight > 0 and parts:
-                part = torch.stack(parts).mean()
+                part = torch.cat(parts).mean()
                 loss, figures[name] = loss + weight * part, part.detach()
     return loss, figures
 
 
-def _taught(teacher: Teacher, maps: Tensor, tokens: Tensor, sample: Sample) -> dict[str, Tensor]:
-    """An image's losses of what is taught beside its features, as far as there is a target.
+def stacked(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors of one shape as one, [n, ...], on a device."""
+    return torch.stack(list(parts)).to(device, non_blocking=True)
+
+
+def _taught(teacher: Teacher, maps: Tensor, tokens: Tensor, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Losses of what is taught beside the features, by image [n], of those that have a target.
 
     Args:
         teacher: with heads of what is taught of shape.
-        maps: features [1, C, h, w] of the image.
-        tokens: its class token [1, C].
-        sample: its targets.
+        maps: features [n, C, h, w] of the images.
+        tokens: their class tokens [n, C].
+        samples: their targets.
     """
     found = {}
     if teacher.heads is not None:
-        if sample.geometry is None:
+        shapes = [sample.geometry for sample in samples if sample.geometry is not None]
+        if len(shapes) < len(samples):
             raise ValueError("heads of depth or normals need samples with their geometry")
         depths, normals = teacher.heads(maps, tokens)
-        target, weights = _on(maps.device, sample.geometry)
+        target = stacked([shape.features for shape in shapes], maps.device)
+        weights = stacked([shape.weights for shape in shapes], maps.device)
         if depths is not None:
-            found["depth"] = scale_invariant_loss(depths[0], target[..., 0], weights)
+            found["depth"] = scale_invariant_loss(depths, target[..., 0], weights)
         if normals is not None:
-            found["normals"] = normal_loss(normals[0], target[..., 1:4], weights * target[..., 4])
-    if sample.class_token is not None:
-        found["class_token"] = 1 - F.cosine_similarity(tokens[0], sample.class_token.to(tokens.device), dim=0)
-    features = maps[0].permute(1, 2, 0)
-    if sample.gram is not None:
-        found["gram"] = gram_loss(features, *_on(maps.device, sample.gram))
-    if sample.original is not None:
-        original, weights = _on(maps.device, sample.original)
-        found["anchor"] = margin_loss(features, original, weights, teacher.recipe.anchor_margin)
+            found["normals"] = normal_loss(normals, target[..., 1:4], weights * target[..., 4])
+    held = [index for index, sample in enumerate(samples) if sample.class_token is not None]
+    if held:
+        kept = stacked([token for sample in samples if (token := sample.class_token) is not None], tokens.device)
+        own = tokens if len(held) == len(samples) else tokens[held]
+        found["class_token"] = 1 - F.cosine_similarity(own, kept, dim=-1)
+    features = maps.permute(0, 2, 3, 1)
+    grams = [(own, sample.gram) for own, sample in zip(features, samples, strict=True) if sample.gram is not None]
+    if grams:
+        found["gram"] = torch.stack([gram_loss(own, *_on(maps.device, gram)) for own, gram in grams])
+    near = [(own, each.original) for own, each in zip(features, samples, strict=True) if each.original is not None]
+    if near:
+        margin = teacher.recipe.anchor_margin
+        parts = [margin_loss(own, *_on(maps.device, original), margin) for own, original in near]
+        found["anchor"] = torch.stack(parts)
     return found
 
 

@@ -35,14 +35,15 @@ def training_step(learner: Learner, samples: Sequence[Sample], recipe: Recipe, l
         share = len(batch) / len(samples)
         (loss * share).backward()
         for name, value in {"loss": loss.detach(), **figures}.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.cpu() * share
-    if not bool(sums["loss"].isfinite()):
-        raise Diverged(f"its loss is {sums['loss'].item()}")
-    norm = nn.utils.clip_grad_norm_(learner.parameters.values(), recipe.clip_norm)
-    if not bool(norm.isfinite()):
-        raise Diverged(f"its gradient is {norm.item()}")
+            sums[name] = sums[name] + value * share if name in sums else value * share
+    sums["grad_norm"] = nn.utils.clip_grad_norm_(learner.parameters.values(), recipe.clip_norm)
+    # A GPU is waited for once.
+    figures = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).cpu(), strict=True))
+    for name, what in (("loss", "loss"), ("grad_norm", "gradient")):
+        if not bool(figures[name].isfinite()):
+            raise Diverged(f"its {what} is {figures[name].item()}")
     learner.optimizer.step()
-    return {**sums, "grad_norm": norm}
+    return figures
 
 
 def require_finite(parameters: Iterable[Tensor]) -> None:

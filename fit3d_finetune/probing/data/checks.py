@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,12 +14,61 @@ from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TaskName = Literal["segmentation", "depth", "depth-patches", "normals", "nearest-neighbours", "consistency", "matching"]
+TaskName = Literal[
+    "segmentation",
+    "depth",
+    "depth-patches",
+    "normals",
+    "nearest-neighbours",
+    "nearest-neighbours-across",
+    "consistency",
+    "matching",
+]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-DEFAULT_TASKS: tuple[TaskName, ...] = tuple(task for task in TASKS if task != "depth-patches")
-"""Depth from patch tokens alone says where depth stands in the features, beside what the class token adds to it."""
-VIEW_TASKS: tuple[TaskName, ...] = ("consistency", "matching")
-"""Those that compare views of a scene, train nothing and need no labels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task asks for."""
+
+    labels: bool = False
+    depth: bool = False
+    cameras: bool = False
+    """Without distortion, of images with depth."""
+    trains: bool = True
+    """Whether something is fitted to, or looked up in, training data."""
+    default: bool = True
+    """Whether it is measured where no tasks are named."""
+
+    def met_by(self, data: LabelledImages) -> bool:
+        """Whether a data set has the files."""
+        return (
+            (data.has_labels or not self.labels)
+            and (data.has_depth or not self.depth)
+            and (data.has_geometry or not self.cameras)
+        )
+
+    @property
+    def words(self) -> str:
+        """What data it needs."""
+        shape = "depth and undistorted cameras" if self.cameras else "depth" if self.depth else ""
+        return ", ".join(part for part in ("labels" if self.labels else "", shape) if part)
+
+
+NEEDS: dict[TaskName, Task] = {
+    "segmentation": Task(labels=True),
+    "depth": Task(depth=True),
+    # Depth from patch tokens alone says where depth stands in the features, beside what the class token adds to it.
+    "depth-patches": Task(depth=True, default=False),
+    "normals": Task(depth=True, cameras=True),
+    "nearest-neighbours": Task(labels=True),
+    "nearest-neighbours-across": Task(labels=True, cameras=True, trains=False, default=False),
+    "consistency": Task(cameras=True, trains=False),
+    "matching": Task(cameras=True, trains=False),
+}
+DEFAULT_TASKS: tuple[TaskName, ...] = tuple(task for task in TASKS if NEEDS[task].default)
+VIEW_TASKS: tuple[TaskName, ...] = tuple(task for task in TASKS if not NEEDS[task].trains)
+"""Those that compare views of a scene and need no training data."""
 
 
 def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], test: Sequence[LabelledImages]) -> None:
@@ -27,20 +77,12 @@ def require_data(tasks: Collection[TaskName], train: Sequence[LabelledImages], t
     Raises:
         InputError: a task lacks labels, depth or cameras.
     """
-    needs: dict[TaskName, tuple[str, Callable[[LabelledImages], bool], bool]] = {
-        "segmentation": ("labels", lambda data: data.has_labels, True),
-        "nearest-neighbours": ("labels", lambda data: data.has_labels, True),
-        "depth": ("depth", lambda data: data.has_depth, True),
-        "depth-patches": ("depth", lambda data: data.has_depth, True),
-        "normals": ("depth and undistorted cameras", lambda data: data.has_geometry, True),
-        **dict.fromkeys(VIEW_TASKS, ("depth and undistorted cameras", lambda data: data.has_geometry, False)),
-    }
     for task in tasks:
-        what, has, in_training = needs[task]
-        for data in [*(train if in_training else []), *test]:
-            if not has(data):
+        for data in [*(train if NEEDS[task].trains else []), *test]:
+            if not NEEDS[task].met_by(data):
+                words = NEEDS[task].words
                 raise InputError(
-                    f"--tasks {task} needs {what}, which {data.name} lacks: leave the task or the data out."
+                    f"--tasks {task} needs {words}, which {data.name} lacks: leave the task or the data out."
                 )
 
 

@@ -83,6 +83,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
         results.depth_patches,
         results.normals,
         results.nearest_neighbours,
+        results.nearest_neighbours_across,
         results.consistency,
         results.matching,
     ):
@@ -93,7 +94,8 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert sum(results.consistency["original"].pairs) == 6
     assert len({result.rmse[0] for result in results.depth.values()}) == 6, "arms differ"
     assert {c.task for c in results.comparisons} == {
-        *("segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching")
+        *("segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "nearest_neighbours_across"),
+        *("consistency", "matching"),
     }
     for comparison in results.comparisons:
         assert not comparison.tested, "one scene is no sample"
@@ -108,6 +110,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
             "depth_patches": False,
             "normals": False,
             "nearest_neighbours": True,
+            "nearest_neighbours_across": True,
             "consistency": True,
             "matching": True,
         }
@@ -119,7 +122,7 @@ def test_a_whole_run_writes_results_tables_and_report_for_all_arms(
     assert len(set(hashes.values())) == 3
     written = {path.name for path in (tmp_path / "out").iterdir()}
     tables = {"segmentation", "classes", "depth", "normals", "nearest_neighbours", "consistency", "matching"}
-    tables |= {"depth_patches", "comparisons", "scenes"}
+    tables |= {"depth_patches", "nearest_neighbours_across", "comparisons", "scenes"}
     assert written >= {"results.json", "report.html", *(f"{name}.csv" for name in tables)}
     assert len((tmp_path / "out/segmentation.csv").read_text().splitlines()) == 1 + 6 * 2
     page = (tmp_path / "out/report.html").read_text()

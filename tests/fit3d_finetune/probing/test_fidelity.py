@@ -30,9 +30,9 @@ from fit3d_finetune.probing.paper.depth_loss import depth_loss, gradient_loss, s
 from fit3d_finetune.probing.paper.encoding import CropEncoder
 from fit3d_finetune.probing.paper.heads import BatchNormHeads, clip_gradients, convolution_heads
 from fit3d_finetune.probing.paper.segmentation import backward, predict_segmentation, train_segmentation
+from fit3d_finetune.probing.plan import default_arms
 from fit3d_finetune.probing.protocol import PAPER
 from fit3d_finetune.probing.results import Arm
-from fit3d_finetune.probing.run import default_arms
 from fit3d_finetune.probing.segmentation import SegmentationScores
 from fit3d_ns.features.backbone import DEFAULT_NAME, BackboneConfig
 from tests.fidelity import FidelityTable

@@ -17,6 +17,7 @@ import fit3d_finetune.probing.nearest_neighbours as module
 from fit3d_finetune.probing.nearest_neighbours import (
     TEMPERATURE,
     LabelledMaps,
+    PatchSample,
     nearest_neighbour_segmentation,
     neighbour_scores,
     patch_labels,
@@ -41,6 +42,10 @@ def images(count: int, seed: int, noise: float = 0.1, backbones: str = "a") -> l
         maps = {name: prototypes[grid] + noise * torch.randn(6, 8, 16, generator=random) for name in backbones}
         made.append((maps, grid.numpy().astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)))
     return made
+
+
+def memory(features: dict[str, torch.Tensor], classes: torch.Tensor) -> PatchSample:
+    return PatchSample(features, classes, np.zeros(len(classes), int), np.arange(len(classes)))
 
 
 def labelled_pixels(test: list[LabelledMaps], classes: int) -> np.ndarray:
@@ -74,9 +79,9 @@ def test_classes_that_features_hold_are_found_and_others_are_not() -> None:
 def test_one_neighbour_recognises_the_training_images_themselves() -> None:
     train = images(3, 0)
     # Whole patches are compared; at their borders, interpolation mixes them.
-    features, classes = sample_patches(train, 4, 1000, seed=0)
+    sample = sample_patches(train, 4, 1000, seed=0)
     for maps, labels in train:
-        found = neighbour_scores(maps, features, classes, ONE, 4, k=1)[0].argmax(-1).numpy()
+        found = neighbour_scores(maps, sample, ONE, 4, k=1)[0].argmax(-1).numpy()
         np.testing.assert_array_equal(found, patch_labels(labels, (6, 8), 4))
 
 
@@ -108,7 +113,7 @@ def test_scores_weigh_neighbours_by_the_exponential_of_their_cosine_for_every_ar
     features = {name: F.normalize(torch.randn(12, size), dim=-1) for name, size in (("a", 5), ("b", 7))}
     classes = torch.randint(K, (12,))
     maps = {"a": torch.randn(2, 3, 5), "b": 100 * torch.randn(2, 3, 7)}
-    found = neighbour_scores(maps, features, classes, ALL, K, k=4)
+    found = neighbour_scores(maps, memory(features, classes), ALL, K, k=4)
     torch.testing.assert_close(found.sum(-1), torch.ones(3, 2, 3))
     for a, arm in enumerate(ALL):
         # Both backbones count the same, though the features of one are much longer.
@@ -142,9 +147,28 @@ def test_a_backbone_beside_itself_has_the_figures_of_itself() -> None:
 
 
 def test_fewer_patches_than_neighbours_all_vote() -> None:
-    scores = neighbour_scores({"a": torch.randn(1, 1, 5)}, {"a": torch.eye(5)[:2]}, torch.tensor([0, 1]), ONE, K, k=20)
+    two = memory({"a": torch.eye(5)[:2]}, torch.tensor([0, 1]))
+    scores = neighbour_scores({"a": torch.randn(1, 1, 5)}, two, ONE, K, k=20)
     assert (scores[0, 0, 0, :2] > 0).all()
     assert scores[0, 0, 0, 2] == 0
+
+
+def test_patches_that_are_left_out_do_not_vote_and_without_any_neighbour_there_is_no_score() -> None:
+    features = F.normalize(torch.randn(6, 5), dim=-1)
+    classes = torch.tensor([0, 1, 2, 3, 0, 1])
+    maps = {"a": torch.randn(2, 2, 5)}
+    hidden = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    hidden[0], hidden[1] = True, torch.tensor([True, True, True, False, True, True])
+    found = neighbour_scores(maps, memory({"a": features}, classes), ONE, K, 3, lambda rows: hidden[rows])[0]
+    for place in range(4):
+        kept = ~hidden[place]
+        scores = found[place // 2, place % 2]
+        if not kept.any():
+            assert not scores.any()
+            continue
+        few = memory({"a": features[kept]}, classes[kept])
+        torch.testing.assert_close(scores, neighbour_scores(maps, few, ONE, K, 3)[0, place // 2, place % 2])
+    assert found[0, 1].tolist() == [0, 0, 0, 1]
 
 
 def test_pixels_take_the_best_of_bilinearly_upsampled_scores() -> None:
@@ -154,12 +178,12 @@ def test_pixels_take_the_best_of_bilinearly_upsampled_scores() -> None:
 
 
 def test_chunks_and_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, classes = sample_patches(images(4, 0), 4, 1000, seed=0)
+    sample = sample_patches(images(4, 0), 4, 1000, seed=0)
     maps = {"a": torch.randn(6, 8, 16)}
-    whole = neighbour_scores(maps, features, classes, ONE, 4, k=7)
+    whole = neighbour_scores(maps, sample, ONE, 4, k=7)
     pixels = upsample_argmax(whole[0], 33, 45)
     monkeypatch.setattr(module, "_CHUNK", 700)  # a few patches, and a few rows, at a time
-    torch.testing.assert_close(neighbour_scores(maps, features, classes, ONE, 4, k=7), whole)
+    torch.testing.assert_close(neighbour_scores(maps, sample, ONE, 4, k=7), whole)
     np.testing.assert_array_equal(upsample_argmax(whole[0], 33, 45), pixels)
 
 
@@ -167,11 +191,13 @@ def test_the_sample_is_uniform_over_images_without_repeats_also_after_pruning() 
     data = images(30, seed=0)
     angles = torch.arange(30 * 48).reshape(30, 6, 8, 1) * 1e-3  # the direction of a feature tells its patch
     tagged = [({"a": torch.cat([t.cos(), t.sin()], -1)}, labels) for t, (_, labels) in zip(angles, data, strict=True)]
-    features, classes = sample_patches(tagged, 4, max_patches=200, seed=3)
-    drawn = torch.round(torch.atan2(features["a"][:, 1], features["a"][:, 0]) * 1e3).long().numpy()
+    sample = sample_patches(tagged, 4, max_patches=200, seed=3)
+    features = sample.features["a"]
+    drawn = torch.round(torch.atan2(features[:, 1], features[:, 0]) * 1e3).long().numpy()
+    np.testing.assert_array_equal(sample.images * 48 + sample.cells, drawn)
     assert len(set(drawn.tolist())) == 200
     truth = np.concatenate([patch_labels(labels, (6, 8), 4).ravel() for _, labels in data])
-    np.testing.assert_array_equal(classes, truth[drawn])
+    np.testing.assert_array_equal(sample.classes, truth[drawn])
     assert (abs(np.bincount(drawn // 480, minlength=3) - 200 / 3) < 25).all()  # four standard deviations
 
 
@@ -181,8 +207,8 @@ def test_the_figures_are_those_of_the_predicted_pixels() -> None:
         labels[:3] = 255
     test[3][1][:] = 255  # an image without any label
     result = segment(train, test, 6, counted=[0, 2, 3], k=5, max_train_patches=100)["one"]
-    features, classes = sample_patches(train, 6, 100, 0)
-    predicted = [upsample_argmax(neighbour_scores(m, features, classes, ONE, 6, 5)[0], 24, 32) for m, _ in test]
+    sample = sample_patches(train, 6, 100, 0)
+    predicted = [upsample_argmax(neighbour_scores(m, sample, ONE, 6, 5)[0], 24, 32) for m, _ in test]
     hits = [(guess == labels)[labels != 255] for guess, (_, labels) in zip(predicted, test, strict=True)]
     assert result.counts.intersections[0].sum(axis=1).tolist() == [int(hit.sum()) for hit in hits]
     assert result.pixel_accuracy == pytest.approx(float(np.concatenate(hits).mean()))

@@ -55,6 +55,13 @@ def make_results() -> ProbeResults:
                 ClassCounts(np.array([[[3, 0], [0, 0]]]), np.array([[[9, 0], [0, 0]]])),
             )
         },
+        nearest_neighbours_across={
+            "original": NearestNeighbourResult(
+                *(20, 0.25, 0.25, 0.5, [0.25, NAN]),
+                ClassCounts(np.array([[[1, 0], [0, 0]]]), np.array([[[4, 0], [0, 0]]])),
+            )
+        },
+        pixels_across=np.array([[4, 0], [0, 0]]),
         consistency={
             "original": ConsistencyResult([0.0, 30.0, 60.0], [0.9, NAN], [0.8, NAN], [1, 0], 2.0, [0], [0], [0.8])
         },
@@ -114,10 +121,12 @@ def test_a_file_that_is_older_than_a_task_is_read_without_it(tmp_path: Path) -> 
     path = tmp_path / "results.json"
     make_results().save(path)
     data = json.loads(path.read_text())
-    del data["normals"], data["matching"]
+    for name in ("normals", "matching", "nearest_neighbours_across", "pixels_across"):
+        del data[name]
     path.write_text(json.dumps(data))
     found = ProbeResults.load(path)
-    assert found.normals == found.matching == {}
+    assert found.normals == found.matching == found.nearest_neighbours_across == {}
+    assert not found.pixels_across.size
     assert list(found.depth) == list(make_results().depth)
 
 
@@ -142,6 +151,7 @@ def test_tables_hold_the_figures_per_seed_class_and_bin(tmp_path: Path) -> None:
     assert next(float(row["iou_seed_5"]) for row in rows("classes")) == 0.5
     assert [row["rmse"] for row in rows("depth")] == ["0.1", "nan"]
     assert rows("nearest_neighbours")[0]["miou"] == "0.4"
+    assert rows("nearest_neighbours_across")[0]["miou"] == "0.25"
     assert [(row["from_degrees"], row["to_degrees"], row["pairs"]) for row in rows("consistency")] == [
         ("0.0", "30.0", "1"),
         ("30.0", "60.0", "0"),
@@ -153,4 +163,6 @@ def test_tables_hold_the_figures_per_seed_class_and_bin(tmp_path: Path) -> None:
 
 def test_tasks_that_did_not_run_have_no_table(tmp_path: Path) -> None:
     write_tables(dataclasses.replace(make_results(), segmentation={}, consistency={}, comparisons=[]), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["depth.csv", "nearest_neighbours.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("depth.csv", "nearest_neighbours.csv", "nearest_neighbours_across.csv")
+    ]

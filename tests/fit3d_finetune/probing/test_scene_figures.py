@@ -88,11 +88,12 @@ def test_rmse_of_an_image_comes_from_its_squared_error() -> None:
 
 @pytest.mark.parametrize("scenes", [1, 2, 6])
 def test_every_compared_figure_is_the_first_column_of_its_task_as_it_is_shown(scenes: int) -> None:
-    results = make_results(scenes=scenes, without_class_token=True)
+    results = make_results(scenes=scenes, beyond_defaults=True)
     columns = metrics_of(results)
     figures = figures_of(results)
     assert [figure.task for figure in figures] == [
-        *("segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "consistency", "matching")
+        *("segmentation", "depth", "depth_patches", "normals", "nearest_neighbours", "nearest_neighbours_across"),
+        *("consistency", "matching"),
     ]
     for figure in figures:
         column = next(metric for metric in columns if metric.part == figure.task)

@@ -55,7 +55,7 @@ def make_results(
     classes: list[str] | None = None,
     counted: list[int] | None = None,
     scenes: int = 2,
-    without_class_token: bool = False,
+    beyond_defaults: bool = False,
     **changes: Any,
 ) -> ProbeResults:
     """Results of six arms and three seeds on 40 images of each scene, compared; `changes` replace whole fields."""
@@ -85,9 +85,13 @@ def make_results(
         "labelled_pixels": np.full((40 * scenes, len(classes)), 5_000),
         "segmentation": {arm.name: _segmentation(arm.name, len(classes), scenes) for arm in ARMS},
         "depth": {arm.name: _depth(arm.name, scenes) for arm in ARMS},
-        "depth_patches": {arm.name: _depth(arm.name, scenes) for arm in ARMS} if without_class_token else {},
+        "depth_patches": {arm.name: _depth(arm.name, scenes) for arm in ARMS} if beyond_defaults else {},
         "normals": {arm.name: _normals(arm.name, scenes) for arm in ARMS},
         "nearest_neighbours": {arm.name: _nearest_neighbours(arm.name, len(classes), scenes) for arm in ARMS},
+        "nearest_neighbours_across": {
+            arm.name: _nearest_neighbours(arm.name, len(classes), scenes) for arm in ARMS if beyond_defaults
+        },
+        "pixels_across": np.full((40 * scenes, len(classes)), 3_000),
         "consistency": {arm.name: _consistency(arm.name, scenes) for arm in ARMS},
         "matching": {arm.name: _matching(arm.name, scenes) for arm in ARMS},
         "versions": {"fit3d": "0.1.0", "torch": "2.14.0", "timm": "1.0.31"},

@@ -188,6 +188,13 @@ def test_a_part_without_figures_is_left_out(
     assert set(page.sections) - set(without.sections) - PICTURES == ({section} - {None})
 
 
+def test_what_other_angles_are_is_said_where_they_were_measured(tmp_path: Path, page: Page) -> None:
+    with_them = written(tmp_path, make_results(beyond_defaults=True))
+    assert "Other angles" in [cell.strip() for cell in with_them.rows[0]]
+    assert "seen at least 30 degrees aside" in with_them.source
+    assert "degrees aside" not in page.source
+
+
 def test_results_without_any_figure_still_make_a_page(tmp_path: Path) -> None:
     empty = ProbeResults("fast", [0], [Arm("original", ("original",))], {}, [], [], [], [], [], [], [])
     page = written(tmp_path, empty)
