@@ -156,10 +156,10 @@ def run(arguments: LiftArguments) -> Path:
 
 
 def _check_solver(options: LiftOptions) -> None:
-    limits = {"regularization": 0.0, "tolerance": 0.0, "max_iterations": 0, "reweightings": 0, "min_weight": 0.0}
-    for name, least in limits.items():
-        if not getattr(options, name) >= least:
-            raise InputError(f"--solver.{name.replace('_', '-')} is {getattr(options, name)}; give at least {least}.")
+    for name in ("regularization", "tolerance", "max_iterations", "reweightings", "min_weight"):
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise InputError(f"--solver.{name.replace('_', '-')} is {value}; give at least {type(value)()}.")
     if options.robust_scale is not None and not options.robust_scale > 0:
         raise InputError(f"--solver.robust-scale is {options.robust_scale}; give a positive number, or None for none.")
 

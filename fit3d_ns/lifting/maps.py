@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,14 @@ from fit3d_ns.features.position import KNOTS, ViewDependence, WithoutPosition, f
 from fit3d_ns.features.space import FeatureSpace, fit_space
 from fit3d_ns.lifting.operator import cell_weights, patch_operator
 from fit3d_ns.lifting.positioned import PositionedOperator
-from fit3d_ns.lifting.solver import DEFAULT_OPTIONS, LiftOptions, back_project, num_solves, solve_features
+from fit3d_ns.lifting.solver import (
+    DEFAULT_OPTIONS,
+    STRONG_PULL,
+    LiftOptions,
+    back_project,
+    num_solves,
+    solve_features,
+)
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
 
@@ -70,6 +77,8 @@ def lift_feature_maps(
         first = fit_position(_checked(maps, views), weights.split(cells)).to(device)
         left: Iterable[Tensor] = WithoutPosition(maps, first)
         space = fit_space(left, feature_dim).to(device)
+        if options.regularization is None:
+            options = replace(options, regularization=STRONG_PULL)
     else:
         first, left = None, maps
         space = (space or fit_space(maps, feature_dim)).to(device)

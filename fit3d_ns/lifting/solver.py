@@ -29,6 +29,9 @@ CHANNEL_BLOCK = 64
 
 _SUMMED_IN_FLOAT32 = 128
 
+WEAK_PULL, STRONG_PULL = 0.02, 4.0
+"""`LiftOptions.regularization` where none is given: without and with a position term."""
+
 SMALLEST_WEIGHT = 1e-12
 """Guards divisions; far below any `LiftOptions.min_weight` of use."""
 
@@ -37,8 +40,10 @@ SMALLEST_WEIGHT = 1e-12
 class LiftOptions:
     """How features are solved for. The defaults are what a run of `fit3d-features-fast` uses."""
 
-    regularization: float = 0.02
-    """Pull towards the back-projection, in cells: a Gaussian that fills this share of one cell is half free."""
+    regularization: float | None = None
+    """Pull towards the back-projection, in cells: a Gaussian that fills so many cells in all views together is half
+    free. None: 4 with a position term, where the back-projection is sharp and a strong pull keeps speckle out of views
+    from elsewhere; 0.02 without."""
     tolerance: float = 3e-2
     """Stop when the preconditioned residual of the normal equations has fallen to this share of what it is at the
     back-projection."""
@@ -50,6 +55,11 @@ class LiftOptions:
     """Times the robust weights are found anew from the solution, after those from the back-projection."""
     min_weight: float = 1e-4
     """Gaussians that cover less than this many cells in all views together count as unseen."""
+
+    @property
+    def pull(self) -> float:
+        """The regularization, as a number."""
+        return WEAK_PULL if self.regularization is None else self.regularization
 
 
 DEFAULT_OPTIONS = LiftOptions()
@@ -160,7 +170,7 @@ class _Problem:
     @property
     def inverse_preconditioner(self) -> Tensor:
         """[N, 1]"""
-        return 1 / (self.total + self.options.regularization).clamp_min(SMALLEST_WEIGHT)[:, None]
+        return 1 / (self.total + self.options.pull).clamp_min(SMALLEST_WEIGHT)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +215,7 @@ def _conjugate_gradients(
         goal: stop when the squared preconditioned residual, summed over channels, is no more than this; None: at
             `LiftOptions.tolerance` (squared) of its start.
     """
-    operator, weights, pull = problem.operator, problem.weights[:, None], problem.options.regularization
+    operator, weights, pull = problem.operator, problem.weights[:, None], problem.options.pull
     inverse = problem.inverse_preconditioner
     misfit, away = targets - operator.apply(start), start - prior
     solution = start.clone()
