@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=Path, required=True, help="folder of room_00 ... room_09")
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "recipes.md")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "recipe_study.md")
     parser.add_argument("--folds", nargs="+", help="letters of the folds; default: all")
     arguments = parser.parse_args()
     work = arguments.work_dir.resolve()
