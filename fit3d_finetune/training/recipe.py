@@ -59,9 +59,9 @@ class Recipe:
     that goes on keeps what auto began with."""
     keep_original: float = 0.0
     """Share of the view's own original features in its target (0: only the re-rendered ones)."""
-    position_share: float = 1.0
+    position_share: float = 0.0
     """Share of the position term in the target (of exports that have one: what features say of the place in the image,
-    whatever it shows): 1 as the original has it, 0 for features that do not tell where in the image they are."""
+    whatever it shows): 0 for features that do not tell where in the image they are, 1 as the original has it."""
     weight_mix: float = 1.0
     """Share of the fine-tuned weights in the result; the rest is the original's (alpha of WiSE-FT, Wortsman et al.,
     CVPR 2022)."""

@@ -72,7 +72,7 @@ class Samples:
         targets: TargetStore,
         originals: TargetStore | None = None,
         keep_original: float = 0.0,
-        position_share: float = 1.0,
+        position_share: float = 0.0,
         geometry: TargetStore | None = None,
         class_tokens: TargetStore | None = None,
         grams: TargetStore | None = None,

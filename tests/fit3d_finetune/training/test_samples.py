@@ -203,7 +203,7 @@ def test_the_position_term_stays_where_it_is_when_an_image_is_mirrored(
 def test_the_share_of_original_features_has_the_position_term_once(tmp_path: Path) -> None:
     scene = scene_of(tmp_path, view_dependence="position")
     rendered, original = store_of(tmp_path, scene), store_of(tmp_path, scene, kind="original")
-    sample = Samples([ViewRef(0, 2)], rendered, original, 1.0)[0]
+    sample = Samples([ViewRef(0, 2)], rendered, original, 1.0, position_share=1.0)[0]
     torch.testing.assert_close(sample.target, original.get(0, 2).features)
 
 
