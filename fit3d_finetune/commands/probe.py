@@ -82,7 +82,7 @@ class ProbeArguments:
     """Of all backbones: fp32, bf16, or auto: bf16 where it is faster (features then differ by about 1 %). None: fp32,
     or backbone.precision."""
     device: DeviceChoice = "auto"
-    """Where backbones run."""
+    """Where backbones run, and the heads of segmentation and depth are trained."""
     output_dir: Path = Path("probe")
     """For results.json, tables as CSV, and report.html."""
 

@@ -33,6 +33,7 @@ def train_depth(
     protocol: FastProtocol,
     max_depth: float,
     class_tokens: bool = True,
+    device: torch.device | str = "cpu",
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass; see `train_on_whole_images`.
 
@@ -44,6 +45,7 @@ def train_depth(
         protocol: schedule and batch sizes.
         max_depth: metres; larger depths do not count.
         class_tokens: whether heads read them too.
+        device: where they are trained, and stay.
     """
 
     @lru_cache(CACHED_TRUTHS)
@@ -58,7 +60,7 @@ def train_depth(
 
     bins = protocol.depth_bins
     return train_on_whole_images(
-        encoded, statistics, arms, seeds, bins, protocol, truth, loss, "Depth probes", class_tokens
+        encoded, statistics, arms, seeds, bins, protocol, truth, loss, "Depth probes", class_tokens, device
     )
 
 
@@ -67,14 +69,14 @@ def predict_depth(
     heads: LinearHeads, encoded: EncodedImages, statistics: Mapping[str, Standardization], max_depth: float
 ) -> Iterator[tuple[int, Array]]:
     """Per image its index and depth [arms, seeds, H, W] in metres."""
-    images = StandardizedImages(encoded, statistics, max_bytes=0)
+    images = StandardizedImages(encoded, statistics, max_bytes=0, device=heads.device)
     _, seeds = heads.shape
     for index, image in enumerate(encoded.images):
         depths = []
         for seed in range(seeds):
             predicted = binned_depth(head_outputs(heads, images, [index], seed), max_depth)
             depths.append(resize(predicted, *image.size())[:, :, 0].permute(2, 0, 1))
-        yield index, torch.stack(depths, dim=1).numpy()
+        yield index, torch.stack(depths, dim=1).cpu().numpy()
 
 
 class DepthScores:

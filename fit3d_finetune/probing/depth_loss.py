@@ -1,4 +1,4 @@
-"""Depth from bins and its losses, in two fused kernels: what lies between is larger than both ends.
+"""Depth from bins and its losses, on a CPU in two fused kernels: what lies between is larger than both ends.
 
 After DINOv2's and FiT3D's probe: uniform bins, linear normalisation of the rectified outputs, the scale-invariant
 logarithmic loss with weight 1 and a gradient loss with weight 0.5.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fit3d_ns.features.patch_grid import upsample_to_pixels
+from fit3d_finetune.probing import torch_backend
+from fit3d_finetune.probing.torch_backend import runs_kernels
 from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch
 
@@ -57,21 +58,10 @@ def binned_depth(outputs: Tensor, max_depth: float, upsampling: int = 1) -> Tens
     layer and bilinear interpolation commute, and here the layer goes first: it then meets 1 / upsampling^2 of the
     places, and its upsampled outputs are never held.
     """
-    if outputs.device.type != "cpu":
-        return _binned_depth(outputs, max_depth, upsampling)
-    return _BinnedDepth.apply(outputs, max_depth, upsampling)
-
-
-def _binned_depth(outputs: Tensor, max_depth: float, upsampling: int) -> Tensor:
-    """`binned_depth` in torch, for other devices than the CPU; one image and arm after the other, to bound memory."""
-    n, h, w, arms, count = outputs.shape
-    bins = torch.linspace(MIN_DEPTH, max_depth, count, dtype=outputs.dtype, device=outputs.device)
-    depths = []
-    for image in outputs:
-        for arm in image.unbind(2):
-            weights = upsample_to_pixels(arm, h * upsampling, w * upsampling).relu() + 0.1
-            depths.append(weights @ bins / weights.sum(-1))
-    return torch.stack(depths, dim=-1).unflatten(-1, (n, arms))
+    if runs_kernels(outputs):
+        return _BinnedDepth.apply(outputs, max_depth, upsampling)
+    bins = torch.linspace(MIN_DEPTH, max_depth, outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+    return torch_backend.binned_depth(outputs, bins, upsampling)
 
 
 class _DepthLoss(torch.autograd.Function):
@@ -102,4 +92,9 @@ def depth_loss(predicted: Tensor, depth: Tensor, known: Tensor) -> Tensor:
     With g = log predicted - log depth: the scale-invariant sqrt(mean(g^2) - 0.85 mean(g)^2) (Eigen et al., 2014), and
     half of the mean absolute gradient of g, summed over four scales (MiDaS).
     """
-    return _DepthLoss.apply(predicted.clamp_min(MIN_DEPTH).log(), depth.clamp_min(MIN_DEPTH).log(), known)
+    logarithms = predicted.clamp_min(MIN_DEPTH).log(), depth.clamp_min(MIN_DEPTH).log()
+    if runs_kernels(predicted):
+        return _DepthLoss.apply(*logarithms, known)
+    log_predicted, log_depth = (values.to(predicted.dtype) for values in logarithms)
+    weights = (GRADIENT_SCALES, GRADIENT_WEIGHT, VARIANCE_WEIGHT)
+    return torch_backend.depth_loss(log_predicted, log_depth, known.to(predicted.dtype), *weights)

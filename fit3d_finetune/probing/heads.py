@@ -51,6 +51,11 @@ class LinearHeads(nn.Module):
             self.weights[block] = of_seeds
         self.biases = nn.ParameterList([torch.zeros(len(arms), outputs) for _ in seeds])
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.biases[0].device
+
     def weight(self, block: str, seed: int) -> Tensor:
         """What the features of a block are multiplied by, in the heads of one seed (its index): [C, its users, K]."""
         weight: Tensor = self.weights[block][seed]  # type: ignore[index]

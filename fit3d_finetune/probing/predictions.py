@@ -27,7 +27,7 @@ def segment(
         trained = paper_segmentation.train_segmentation(encoder, train, arms, num_classes, seeds, protocol)
         return paper_segmentation.predict_segmentation(encoder, trained, test, protocol)
     statistics = standardizations(encoded_train)
-    heads = train_segmentation(encoded_train, statistics, arms, num_classes, seeds, protocol)
+    heads = train_segmentation(encoded_train, statistics, arms, num_classes, seeds, protocol, probing.device)
     return predict_segmentation(heads, encoded_test, statistics)
 
 
@@ -42,7 +42,7 @@ def estimate_depth(
         trained = paper_depth.train_depth(encoder, train, arms, seeds, protocol, benchmark, farthest)
         return paper_depth.predict_depth(encoder, trained, test, protocol, benchmark, farthest)
     statistics = standardizations(encoded_train)
-    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest)
+    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest, device=probing.device)
     return predict_depth(heads, encoded_test, statistics, farthest)
 
 
@@ -54,7 +54,9 @@ def estimate_depth_of_patches(
     protocol = probing.protocol if isinstance(probing.protocol, FastProtocol) else FAST
     arms, seeds, farthest = probing.arms, probing.seeds, probing.max_depth
     statistics = standardizations(encoded_train)
-    heads = train_depth(encoded_train, statistics, arms, seeds, protocol, farthest, class_tokens=False)
+    heads = train_depth(
+        encoded_train, statistics, arms, seeds, protocol, farthest, class_tokens=False, device=probing.device
+    )
     return predict_depth(heads, encoded_test, statistics, farthest)
 
 

@@ -50,7 +50,7 @@ EXAMPLES = 4
 
 
 def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
-    """Run all tasks. Backbones run on `probing.device`, and so do the heads of the paper protocol; others on the CPU.
+    """Run all tasks. Backbones run on `probing.device`, and there the heads of segmentation and depth are trained.
 
     Raises:
         InputError: a task lacks its labels, depth or cameras, or files are not fit for it.

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fit3d_finetune.probing import torch_backend
+from fit3d_finetune.probing.torch_backend import runs_kernels
 from fit3d_ns.rasterization.kernel_cache import load_kernels
 from fit3d_ns.rasterization.threads import kernel_launch
 
@@ -38,7 +40,7 @@ class _Sample(torch.autograd.Function):
 
 
 def sample_features(map: Tensor, places: Array) -> Tensor:
-    """Bilinear interpolation of a patch map [h, w, C] at places [n, 2] (x, y in 0..1): [n, C], on the CPU.
+    """Bilinear interpolation of a patch map [h, w, C] at places [n, 2] (x, y in 0..1): [n, C], on its device.
 
     Like `features.patch_grid.upsample_to_pixels`: patch (r, c) stands at its centre, ((c + 0.5) / w, (r + 0.5) / h),
     and beyond the outermost centres the border's values go on. Half precision is computed in float32. Gradients flow
@@ -46,4 +48,7 @@ def sample_features(map: Tensor, places: Array) -> Tensor:
     """
     if map.dtype in (torch.float16, torch.bfloat16):
         map = map.float()
-    return _Sample.apply(map.cpu(), np.ascontiguousarray(places, np.float64))
+    places = np.ascontiguousarray(places, np.float64)
+    if runs_kernels(map):
+        return _Sample.apply(map, places)
+    return torch_backend.sample_features(map, torch.from_numpy(places).to(map.device))

@@ -42,6 +42,7 @@ def train_segmentation(
     num_classes: int,
     seeds: Sequence[int],
     protocol: FastProtocol,
+    device: torch.device | str = "cpu",
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass.
 
@@ -54,10 +55,12 @@ def train_segmentation(
         num_classes: K.
         seeds: of the probes.
         protocol: schedule and batch sizes.
+        device: where they are trained, and stay.
     """
-    heads = LinearHeads(arms, {name: maps.channels for name, maps in encoded.maps.items()}, num_classes, seeds)
+    channels = {name: maps.channels for name, maps in encoded.maps.items()}
+    heads = LinearHeads(arms, channels, num_classes, seeds).to(device)
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=protocol.weight_decay, fused=True)
-    images = StandardizedImages(encoded, statistics)
+    images = StandardizedImages(encoded, statistics, device=device)
     read_labels = lru_cache(_CACHED_LABELS)(lambda image: encoded.images[image].labels(num_classes))
     with progress("steps") as bar:
         task = bar.add_task("Segmentation probes", total=protocol.segmentation_iterations)
@@ -70,7 +73,7 @@ def train_segmentation(
             optimizer.zero_grad(set_to_none=True)
             for place, seed in enumerate(seeds):
                 batch = _draw(encoded, read_labels, seed, step, protocol)
-                labels = torch.cat([drawn.labels for drawn in batch])
+                labels = torch.cat([drawn.labels for drawn in batch]).to(device)
                 logits = _logits(heads, images, batch, place)
                 loss = F.cross_entropy(
                     logits.flatten(0, 1), labels.repeat_interleave(len(arms)), ignore_index=VOID, reduction="sum"
@@ -156,10 +159,13 @@ def predict_segmentation(
     arms, seeds = heads.shape
     for index, image in enumerate(encoded.images):
         height, width = image.size()
-        blocks = {name: statistics[name](encoded.features(name, index)) for name in encoded.maps}
+        blocks = {name: statistics[name](encoded.features(name, index)).to(heads.device) for name in encoded.maps}
         logits = [heads(blocks, seed) for seed in range(seeds)]
         predicted = [
-            [upsample_to_pixels(logits[seed][:, :, arm], height, width).argmax(-1).numpy() for seed in range(seeds)]
+            [
+                upsample_to_pixels(logits[seed][:, :, arm], height, width).argmax(-1).cpu().numpy()
+                for seed in range(seeds)
+            ]
             for arm in range(arms)
         ]
         yield index, predicted

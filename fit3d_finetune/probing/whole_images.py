@@ -44,6 +44,7 @@ def train_on_whole_images(
     loss: Loss,
     description: str,
     class_tokens: bool = True,
+    device: torch.device | str = "cpu",
 ) -> LinearHeads:
     """Train the heads of all arms and seeds in one pass over whole images; see `train_segmentation`.
 
@@ -58,13 +59,15 @@ def train_on_whole_images(
         loss: of what the heads say.
         description: for the progress bar.
         class_tokens: whether heads read them too.
+        device: where they are trained, and stay.
     """
     channels = {name: maps.channels for name, maps in encoded.maps.items()}
     if class_tokens:
         channels |= {f"{name}/class": count for name, count in channels.items()}
     heads = LinearHeads(with_class_tokens(arms) if class_tokens else arms, channels, outputs, seeds)
+    heads = heads.to(device)
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=protocol.weight_decay, fused=True)
-    images = StandardizedImages(encoded, statistics)
+    images = StandardizedImages(encoded, statistics, device=device)
     with progress("steps") as bar:
         task = bar.add_task(description, total=protocol.depth_iterations)
         for step in range(protocol.depth_iterations):
@@ -80,7 +83,7 @@ def train_on_whole_images(
                     size = (*truth(index).shape, *images.features(images.backbones[0], index).shape)
                     groups.setdefault(size, []).append(index)
                 for indices in groups.values():
-                    truths = torch.stack([truth(index) for index in indices])
+                    truths = torch.stack([truth(index) for index in indices]).to(device)
                     (loss(head_outputs(heads, images, indices, place), truths) / protocol.depth_images).backward()
             optimizer.step()
             bar.advance(task)

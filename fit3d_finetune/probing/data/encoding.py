@@ -89,12 +89,17 @@ class StandardizedImages:
         encoded: the images.
         statistics: `standardizations` of them, or of the images that the probes were trained on.
         max_bytes: of memory.
+        device: where they are given, and kept.
     """
 
     def __init__(
-        self, encoded: EncodedImages, statistics: Mapping[str, Standardization], max_bytes: int = 1 << 30
+        self,
+        encoded: EncodedImages,
+        statistics: Mapping[str, Standardization],
+        max_bytes: int = 1 << 30,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.encoded, self.statistics = encoded, statistics
+        self.encoded, self.statistics, self.device = encoded, statistics, device
         self.backbones = list(encoded.maps)
         largest = max((encoded.features(name, 0).nbytes for name in self.backbones), default=1) if len(encoded) else 1
         self.features = lru_cache(max(len(self.backbones), max_bytes // largest))(self._features)
@@ -102,11 +107,11 @@ class StandardizedImages:
 
     def _features(self, backbone: str, index: int) -> Tensor:
         """[h, w, C]."""
-        return self.statistics[backbone](self.encoded.features(backbone, index))
+        return self.statistics[backbone](self.encoded.features(backbone, index)).to(self.device)
 
     def _class_token(self, backbone: str, index: int) -> Tensor:
         """[C]."""
-        return self.statistics[f"{backbone}/class"](self.encoded.class_token(backbone, index))
+        return self.statistics[f"{backbone}/class"](self.encoded.class_token(backbone, index)).to(self.device)
 
 
 class _Pixels(Sequence[Array]):
