@@ -18,9 +18,8 @@ def gram_loss(features: Tensor, original: Tensor, weights: Tensor) -> Tensor:
     original's patches stays alike. Pairs count by the product of their patches' weights.
 
     The matrices [P, P] of P patches are never made, which would take gigabytes for large images. With S and T the unit
-    features and D = S - T, S S' - T T' = D S' + T D', and the squared norm of that is made of matrices [C, C]:
-    <D'D, S'S> + <D'D, T'T> + 2 <D'T, S'D>. It vanishes with D term by term, where the difference of
-    <S'S, S'S> + <T'T, T'T> and 2 <S'T, S'T> would be rounding.
+    features, D = S - T, A = D'T and B = D'D, all of C channels, |SS' - TT'|^2 = <B, B + 4A + 2T'T> + 2 <A, A'>. Every
+    term vanishes with D, where |S'S|^2 + |T'T|^2 - 2 |S'T|^2, which is the same, would be rounding.
 
     Args:
         features: [h, w, C] of any length.
@@ -30,7 +29,8 @@ def gram_loss(features: Tensor, original: Tensor, weights: Tensor) -> Tensor:
     root = weights.reshape(-1, 1).sqrt()
     S, T = (root * F.normalize(values.flatten(0, 1), dim=-1) for values in (features, original))
     D = S - T
-    square = ((D.T @ D) * (S.T @ S + T.T @ T)).sum() + 2 * ((D.T @ T) * (S.T @ D)).sum()
+    A, B = D.T @ T, D.T @ D
+    square = (B * (B + 4 * A + 2 * (T.T @ T))).sum() + 2 * (A * A.T).sum()
     return square / weights.sum().square().clamp_min(EPSILON)
 
 
