@@ -1,49 +1,96 @@
-"""What the position term gives: held-out cosine of lifted features, scene by scene.
+"""What the position term gives: lifted features on views that nothing was trained on, scene by scene.
 
     python -m benchmarks.view_dependence bench-rooms/runs/* [--output view_dependence.md]
 
 Every scene's Gaussians, training views and feature maps are those of its export; what is compared are ways to lift the
-same maps into the same Gaussians. The figure is the mean cosine, over all patches of the views that nothing was trained
-on, between what is rendered (with the position term, if there is one) and the backbone's features.
+same maps into the same Gaussians. Cosine: mean over all patches of the held-out views, between what is rendered (with
+the position term, if there is one) and the backbone's features. Speckle: total variation of the feature coordinates,
+rendered at the size that the backbone sees; mean distance between neighbouring pixels of the held-out views.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.lifting import BACK_PROJECTION, DIM, SOLVE, Problem, Reached, solved
+import torch
+
+from benchmarks.lifting import BACK_PROJECTION, DIM, SOLVE, Problem
 from benchmarks.markdown import header, row
 from benchmarks.report import commit
 from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.features.position import ViewDependence
+from fit3d_ns.lifting.maps import LiftedFeatures, lift_feature_maps
+from fit3d_ns.lifting.solver import LiftOptions
+from fit3d_ns.scene.render import rasterize
 
-WAYS = {
-    "back-projection": lambda problem: solved(problem, DIM, BACK_PROJECTION),
-    "solve": lambda problem: solved(problem, DIM, SOLVE),
-    "solve with position term": lambda problem: solved(problem, DIM, SOLVE, "position"),
+WAYS: dict[str, tuple[LiftOptions, ViewDependence]] = {
+    "back-projection": (BACK_PROJECTION, "none"),
+    "solve": (SOLVE, "none"),
+    "with position term": (SOLVE, "position"),
 }
-LATEST = "solve with position term"
+BEFORE, AFTER = "solve", "with position term"
+VIEWS = 4
+"""Held-out views that speckle is measured on."""
 
 
-def compared(export: Path) -> dict[str, Reached]:
+@dataclass(frozen=True)
+class Measured:
+    """One way to lift one scene."""
+
+    cosine: float
+    speckle: float
+    seconds: float
+
+
+def measured(problem: Problem, options: LiftOptions, dependence: ViewDependence) -> Measured:
+    """Lift, and look at it."""
+    start = time.perf_counter()
+    train = problem.train
+    lifted = lift_feature_maps(problem.splats, train.cameras, train.maps, DIM, options, dependence)
+    seconds = time.perf_counter() - start
+    return Measured(problem.cosine(lifted), speckle(problem, lifted), seconds)
+
+
+@torch.no_grad()
+def speckle(problem: Problem, lifted: LiftedFeatures) -> float:
+    """Total variation of the rendered coordinates per pixel, mean over some held-out views."""
+    coordinates = lifted.space.coordinates(lifted.features)
+    found = []
+    for view in problem.test.cameras[:VIEWS]:
+        image = rasterize(problem.splats, coordinates, view)[0][0]
+        found.append(float(sum(image.diff(dim=axis).norm(dim=-1).mean() for axis in (0, 1))))
+    return mean(found)
+
+
+def compared(export: Path) -> dict[str, Measured]:
     """All ways for one export."""
     problem = Problem.of(export)
-    solved(problem, 1, SOLVE)  # compiles the kernels
-    return {name: way(problem) for name, way in WAYS.items()}
+    train = problem.train
+    lift_feature_maps(problem.splats, train.cameras, train.maps, 1)  # compiles the kernels
+    return {name: measured(problem, *way) for name, way in WAYS.items()}
 
 
-def page(scenes: dict[str, dict[str, Reached]]) -> list[str]:
-    """The lines of the results page."""
-    lines = header("scene", *(f"{name}: cosine" for name in WAYS), "gain", *(f"{name}: s" for name in WAYS))
+def page(scenes: dict[str, dict[str, Measured]]) -> list[str]:
+    """The lines of the table."""
+    figures = ("cosine", "speckle", "s")
+    lines = header("scene", *(f"{name}: {figure}" for figure in figures for name in WAYS), "gain", "speckle left")
     for scene, ways in scenes.items():
-        gain = ways[LATEST].cosine - ways["solve"].cosine
-        cosines = (f"{ways[name].cosine:.4f}" for name in WAYS)
-        lines.append(row(scene, *cosines, f"{gain:+.4f}", *(f"{ways[name].seconds:.1f}" for name in WAYS)))
-    means = (f"{mean(ways[name].cosine for ways in scenes.values()):.4f}" for name in WAYS)
-    gains = [ways[LATEST].cosine - ways["solve"].cosine for ways in scenes.values()]
-    lines.append(row("mean", *means, f"{mean(gains):+.4f}", *("" for _ in WAYS)))
+        each = [ways[name] for name in WAYS]
+        lines.append(
+            row(
+                scene,
+                *(f"{way.cosine:.4f}" for way in each),
+                *(f"{way.speckle:.2f}" for way in each),
+                *(f"{way.seconds:.1f}" for way in each),
+                f"{ways[AFTER].cosine - ways[BEFORE].cosine:+.4f}",
+                f"× {ways[AFTER].speckle / ways[BEFORE].speckle:.2f}",
+            )
+        )
     return lines
 
 
@@ -57,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = [
         "# The position term",
         "",
-        f"Made by `python -m benchmarks.view_dependence`, commit {commit()}; {DIM} channels. Cosine: held-out views.",
-        "Seconds: principal components, blending weights and solve, once; other work may have run beside it.",
+        f"Made by `python -m benchmarks.view_dependence`, commit {commit()}; {DIM} channels, held-out views.",
+        "Speckle: total variation of what is rendered, per pixel. Seconds: principal components, blending weights",
+        "and solve, once; other work may have run beside it. The last two columns: with the position term against",
+        "the solve without.",
         "",
         *page({export.resolve().name: compared(export) for export in given.exports}),
     ]
