@@ -1,4 +1,4 @@
-# make demo   trains, exports and pictures the sample room (examples/room)
+# make demo   trains and exports three sample rooms (examples/), fine-tunes and probes on them
 # make test   linters, type checker and tests
 # make bench  all benchmarks into benchmarks/results; a part: make bench BENCH="--quick --only rasteriser"
 # All set up everything they need in .venv first, and do nothing twice.

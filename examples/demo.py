@@ -1,8 +1,9 @@
 """The whole way on the sample rooms, with everything it leaves in demo/.
 
-Train feature Gaussians of one room, export them, fine-tune the backbone on them, and probe original and fine-tuned
-features in the other room, which nothing was trained on. Pictures show what fine-tuning learned from, and depth and
-normals of the other room by the heads that it kept.
+Train feature Gaussians of three rooms, export them, fine-tune the backbone on them, and probe original and fine-tuned
+features in the other room, which nothing was trained on. Fine-tuning needs no labels; the probes learn from those of
+the first room. Pictures show what fine-tuning learned from, and depth and normals of the other room by the heads that
+it kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 ROOM = Path(__file__).parent / "room"
+MORE_ROOMS = tuple(Path(__file__).parent / name for name in ("room_b", "room_c"))
 OTHER_ROOM = Path(__file__).parent / "other_room"
 DEMO = Path("demo")
 SHOWN_VIEW = 33
@@ -51,21 +53,19 @@ def draw(finetuned: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     start = time.monotonic()
-    run(
-        *("ns-train", "fit3d-features-fast", "--data", str(ROOM), "--output-dir", str(DEMO / "outputs")),
-        *("--vis", "tensorboard", "--timestamp", "demo"),
-        *("--pipeline.datamanager.backbone.weights", "offline"),
-    )
+    for room in (ROOM, *MORE_ROOMS):
+        run(
+            *("ns-train", "fit3d-features-fast", "--data", str(room), "--output-dir", str(DEMO / "outputs")),
+            *("--vis", "tensorboard", "--timestamp", "demo"),
+            *("--pipeline.datamanager.backbone.weights", "offline"),
+        )
     config = DEMO / "outputs" / "room" / "fit3d-features-fast" / "demo" / "config.yml"
     run("ns-eval", "--load-config", str(config), "--output-path", str(DEMO / "metrics.json"))
-    run("fit3d-export", "--load-config", str(config), "--output-dir", str(DEMO / "runs"), "--overwrite")
+    run("fit3d-export", "--all", str(DEMO / "outputs"), "--output-dir", str(DEMO / "runs"), "--overwrite")
     pictures = DEMO / "held-out.png"
     shutil.copyfile(DEMO / "runs" / "room" / "previews.png", pictures)
     finetuned = DEMO / "finetuned"
-    run(
-        *("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned)),
-        *("--epochs", "6", "--keep-heads"),
-    )
+    run("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned), "--keep-heads")
     run(
         *("fit3d-probe", "--finetuned", str(finetuned), "--output-dir", str(DEMO / "probe")),
         *("--train-data", str(ROOM), "--test-data", str(OTHER_ROOM)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -99,3 +100,15 @@ def test_the_pictures_of_the_documentation_are_made_of_what_the_demo_left(
     assert "original: in the other room depth RMSE" in capsys.readouterr().out
     assert (tmp_path / "targets.png").read_bytes() == b"drawn by the demo"
     assert Image.open(tmp_path / "what_targets_change.png").width == 4 * PANEL_WIDTH + 3 * GAP
+
+
+@pytest.mark.parametrize("name", ["room", "room_b", "room_c", "other_room"])
+def test_every_file_that_a_sample_room_names_is_there(name: str) -> None:
+    folder = EXAMPLES / name
+    transforms = json.loads((folder / "transforms.json").read_text())
+    named = [frame[key] for frame in transforms["frames"] for key in frame if key.endswith("_path")]
+    named += [transforms[key] for key in ("ply_file_path",) if key in transforms]
+    assert len(transforms["frames"]) == 40
+    assert [path for path in named if not (folder / path).is_file()] == []
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files - set(named) <= {"transforms.json", "classes.json"}, "nothing else takes up room"
