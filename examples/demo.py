@@ -1,9 +1,9 @@
 """The whole way on the sample rooms, with everything it leaves in demo/.
 
 Train feature Gaussians of three rooms, export them, fine-tune the backbone on them, and probe original and fine-tuned
-features in the other room, which nothing was trained on. Fine-tuning needs no labels; the probes learn from those of
-the first room. Pictures show what fine-tuning learned from, and depth and normals of the other room by the heads that
-it kept.
+features in rooms that nothing was trained on: probes learn from the labels of one and are tested in the other.
+Fine-tuning needs no labels. Pictures show what it learned from, and depth and normals of the other room by the heads
+that it kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOM = Path(__file__).parent / "room"
 MORE_ROOMS = tuple(Path(__file__).parent / name for name in ("room_b", "room_c"))
+LABELLED_ROOM = Path(__file__).parent / "labelled_room"
 OTHER_ROOM = Path(__file__).parent / "other_room"
 DEMO = Path("demo")
 SHOWN_VIEW = 33
@@ -68,7 +69,7 @@ def main() -> None:
     run("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned), "--keep-heads")
     run(
         *("fit3d-probe", "--finetuned", str(finetuned), "--output-dir", str(DEMO / "probe")),
-        *("--train-data", str(ROOM), "--test-data", str(OTHER_ROOM)),
+        *("--train-data", str(LABELLED_ROOM), "--test-data", str(OTHER_ROOM)),
     )
     targets, predictions = draw(finetuned)
     from fit3d_finetune.probing.results import ProbeResults

@@ -102,7 +102,7 @@ def test_the_pictures_of_the_documentation_are_made_of_what_the_demo_left(
     assert Image.open(tmp_path / "what_targets_change.png").width == 4 * PANEL_WIDTH + 3 * GAP
 
 
-@pytest.mark.parametrize("name", ["room", "room_b", "room_c", "other_room"])
+@pytest.mark.parametrize("name", ["room", "room_b", "room_c", "labelled_room", "other_room"])
 def test_every_file_that_a_sample_room_names_is_there(name: str) -> None:
     folder = EXAMPLES / name
     transforms = json.loads((folder / "transforms.json").read_text())
