@@ -30,7 +30,7 @@ from fit3d_finetune.probing.paper.depth_loss import depth_loss, gradient_loss, s
 from fit3d_finetune.probing.paper.encoding import CropEncoder
 from fit3d_finetune.probing.paper.heads import BatchNormHeads, clip_gradients, convolution_heads
 from fit3d_finetune.probing.paper.segmentation import backward, predict_segmentation, train_segmentation
-from fit3d_finetune.probing.plan import default_arms
+from fit3d_finetune.probing.plan import Probing, default_arms
 from fit3d_finetune.probing.protocol import PAPER
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import SegmentationScores
@@ -377,7 +377,7 @@ def test_small_images_are_continued_by_zeros_and_void() -> None:
 
 def norms_of(monkeypatch: pytest.MonkeyPatch, task: str) -> bool:
     """Whether `probe` encodes a task's crops with the final norm."""
-    import fit3d_finetune.probing.run as run
+    import fit3d_finetune.probing.predictions as predictions
 
     found = []
 
@@ -385,9 +385,9 @@ def norms_of(monkeypatch: pytest.MonkeyPatch, task: str) -> bool:
         found.append(final_norm)
         raise StopIteration
 
-    monkeypatch.setattr(run, "CropEncoder", encoder)
-    probing = run.Probing({}, ARMS, [], [], (task,), PAPER, (0,))  # type: ignore[arg-type]
-    tasks = {"segmentation": run._segment, "depth": run._estimate_depth}
+    monkeypatch.setattr(predictions, "CropEncoder", encoder)
+    probing = Probing({}, ARMS, [], [], (task,), PAPER, (0,))  # type: ignore[arg-type]
+    tasks = {"segmentation": predictions.segment, "depth": predictions.estimate_depth}
     arguments = (probing, None, None, 3) if task == "segmentation" else (probing, None, None)
     with pytest.raises(StopIteration):
         tasks[task](*arguments)  # type: ignore[operator]
