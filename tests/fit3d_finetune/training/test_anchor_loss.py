@@ -108,7 +108,7 @@ def test_features_that_turn_together_keep_their_gram_matrix_but_not_their_place(
 def test_within_the_margin_features_are_free() -> None:
     _, original, weights = random_maps(6)
     features = (original + 0.05 * torch.randn_like(original)).requires_grad_()
-    cosines = torch.cosine_similarity(features, original, dim=-1)
+    cosines = torch.cosine_similarity(features.detach(), original, dim=-1)
     margin = float(cosines.min()) - 1e-3
     loss = margin_loss(features, original, weights, margin)
     loss.backward()
