@@ -22,7 +22,6 @@ from benchmarks.timing import Spread, alternately, synchronize
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes
 from fit3d_ns.features.loss import feature_loss
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
-from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.features.space import FeatureSpace, fit_space
 from fit3d_ns.lifting.maps import LiftedFeatures, held_out_cosine, lift_feature_maps
 from fit3d_ns.lifting.scene import SPLITS, PosedMaps, posed_maps, scene_from_export
@@ -72,11 +71,11 @@ class Reached:
     steps: int = 0
 
 
-def solved(problem: Problem, dim: int | None, options: LiftOptions, dependence: ViewDependence = "none") -> Reached:
+def solved(problem: Problem, dim: int | None, options: LiftOptions) -> Reached:
     device = problem.splats.means.device
     synchronize(device)
     start = time.perf_counter()
-    lifted = lift_feature_maps(problem.splats, problem.train.cameras, problem.train.maps, dim, options, dependence)
+    lifted = lift_feature_maps(problem.splats, problem.train.cameras, problem.train.maps, dim, options)
     synchronize(device)
     return Reached(time.perf_counter() - start, problem.cosine(lifted))
 

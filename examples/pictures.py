@@ -24,7 +24,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 WORK = DEMO / "pictures"
 SHOWN_PHOTO = 20
 PASSES = 6
-"""Over one room, as the demo; over several together no more than that, and at least two over each."""
+"""Over one room; over several together no more than that, and at least two over each."""
 MAX_DEPTH = 10.0
 FEATURES_ALONE = ("--depth-weight", "0", "--normal-weight", "0", "--class-token-weight", "0")
 RECIPES = {

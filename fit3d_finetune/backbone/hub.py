@@ -26,11 +26,12 @@ from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
+from fit3d_ns.features.weights import FINETUNED_FILE
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-INFO_FILE = "fit3d.json"
+INFO_FILE = FINETUNED_FILE
 CARD_FILE = "README.md"
 SavedWeights = Literal["merged", "adapter"]
 """What of the weights a folder holds: all of them, or the adapter alone that changes the original's."""

@@ -101,7 +101,8 @@ class Samples:
         ref = self.refs[index]
         target = self.targets.get(ref.scene, ref.view)
         features = target.features
-        position = self.targets.scenes[ref.scene].position_map(ref.view)
+        wanted = self.originals is not None or self.position_share > 0
+        position = self.targets.scenes[ref.scene].position_map(ref.view) if wanted else None
         if self.originals is not None:
             own = self.originals.get(ref.scene, ref.view).features
             features = torch.lerp(features, own if position is None else own - position, self.keep_original)

@@ -16,7 +16,7 @@ from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.features.backbone import BackboneConfig, rule_of
 from fit3d_ns.features.position import ViewDependence
-from fit3d_ns.features.weights import weights_folder
+from fit3d_ns.features.weights import FINETUNED_FILE, weights_folder
 from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
 from fit3d_ns.lifting.solver import LiftOptions
 from fit3d_ns.rasterization import RasterizeMode
@@ -24,9 +24,6 @@ from fit3d_ns.scene.description import BackboneInfo
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import require_export_place
 from fit3d_ns.scene.storage import FeatureStorage
-
-FINETUNED_FILE = "fit3d.json"
-"""Where fit3d-finetune says what it did, in the folders that it writes."""
 
 
 @dataclass(frozen=True)

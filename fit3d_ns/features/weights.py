@@ -32,6 +32,8 @@ from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION,
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # timm's own order of preference inside a local-dir folder.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+FINETUNED_FILE = "fit3d.json"
+"""Where fit3d-finetune says what it did, in the folders that it writes."""
 # Parts of a ViT that its patch features never pass through: a file may lack or add them.
 UNUSED_PARTS = ("head.", "head_dist.", "head_drop.", "fc_norm.", "attn_pool.", "mask_token", "decoder")
 

@@ -97,7 +97,7 @@ def lift_feature_maps(
     cosines = _cosines(operator.apply(features), views, maps, space, position)
     # All cells, also those that the robust weights took for outliers: they are where the error is.
     errors, _ = back_project(operator, (1 - cosines)[:, None], weights)
-    cosine = float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
+    cosine = _mean(cosines, weights)
     logger.info(
         "Features solved from %d views in %d iterations: %d of %d Gaussians are seen, cosine %.3f on these views.",
         len(views),
@@ -118,7 +118,12 @@ def held_out_cosine(
     weights = cell_weights(views, lifted.features.device)
     rendered = patch_operator(splats, views).apply(space.coordinates(lifted.features))
     cosines = _cosines(rendered, views, maps, space, lifted.position)
-    return float((cosines * weights).sum() / weights.sum().clamp_min(1e-12))
+    return _mean(cosines, weights)
+
+
+def _mean(values: Tensor, weights: Tensor) -> float:
+    """Weighted mean over cells; zero if none counts."""
+    return float((values * weights).sum() / weights.sum().clamp_min(1e-12))
 
 
 def _checked(maps: Iterable[Tensor], views: Sequence[PinholeView]) -> Iterator[Tensor]:

@@ -29,19 +29,12 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.adapter import merge
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from tests.fit3d_finetune.scenes import BACKBONE, run_of, scene_of, store_of
+from tests.fit3d_finetune.training.runs import same, weights
 
 peft = pytest.importorskip("peft")
 
 RECIPE = Recipe(lr=1e-2, clip_norm=1.0, epochs=2, warmup=0.2, schedule="cosine", layer_decay=0.8, weight_mix=0.7)
 """8 steps on the eight training views of the two scenes."""
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def is_adapted(name: str) -> bool:

@@ -24,6 +24,7 @@ from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import load_backbone
 from tests.fit3d_finetune.scenes import run_of, scene_of, store_of
+from tests.fit3d_finetune.training.runs import cut_short
 
 NEW_FIELDS = ("gram_weight", "anchor_weight", "anchor_margin")
 PLAIN = Recipe(lr=1e-3, epochs=6, clip_norm=1.0)
@@ -69,27 +70,6 @@ def test_neither_is_asked_for_by_a_preset_and_a_weight_of_zero_changes_nothing(t
     other = dataclasses.replace(PLAIN, anchor_margin=0.2)
     found = load_file(finetune(run_of(tmp_path / "other", [scene], other, max_steps=2)) / WEIGHTS_FILE)
     assert all(found[name].equal(plain[name]) for name in plain)
-
-
-class Stopped(Exception):  # noqa: N818
-    """The process dies."""
-
-
-def cut_short(run: training.Run, steps: int) -> None:
-    """Start a run that dies after so many steps, each with a checkpoint."""
-    step, done = training.training_step, 0
-
-    def stopping(*arguments):  # type: ignore[no-untyped-def]
-        nonlocal done
-        if done == steps:
-            raise Stopped
-        done += 1
-        return step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "training_step", stopping)
-        with pytest.raises(Stopped):
-            finetune(run)
 
 
 def test_a_run_with_anchors_crops_and_novel_views_goes_on_exactly(tmp_path: Path) -> None:

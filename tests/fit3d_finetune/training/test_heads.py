@@ -25,6 +25,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import load_backbone
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_finetune.scenes import BACKBONE, GRID, HEIGHT, WIDTH, make_gaussians, run_of, scene_of, store_of
+from tests.fit3d_finetune.training.runs import cut_short
 
 RECIPE = Recipe(lr=1e-3, epochs=2, clip_norm=1.0, depth_weight=1.0, normal_weight=0.5, weight_mix=0.5)
 
@@ -60,25 +61,7 @@ def test_heads_change_the_backbone_and_are_thrown_away_or_kept(tmp_path: Path) -
 def test_a_run_with_heads_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
     scene = scene_of(tmp_path)
     whole = load_file(finetune(run_of(tmp_path / "whole", [scene], RECIPE)) / WEIGHTS_FILE)
-
-    class Stopped(Exception):  # noqa: N818
-        pass
-
-    from fit3d_finetune.training import train as training
-
-    step, done = training.training_step, 0
-
-    def stopping(*arguments):  # type: ignore[no-untyped-def]
-        nonlocal done
-        if done == 2:
-            raise Stopped
-        done += 1
-        return step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "training_step", stopping)
-        with pytest.raises(Stopped):
-            finetune(run_of(tmp_path / "cut", [scene], RECIPE, save_seconds=0.0))
+    cut_short(run_of(tmp_path / "cut", [scene], RECIPE, save_seconds=0.0), 2)
     resumed = load_file(finetune(run_of(tmp_path / "cut", [scene], RECIPE, save_seconds=0.0)) / WEIGHTS_FILE)
     assert all(whole[name].equal(resumed[name]) for name in whole)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.targets.scenes import Scene, view_refs, with_novel_views
@@ -24,17 +23,10 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import marker_file
 from fit3d_ns.features.backbone import load_backbone
 from tests.fit3d_finetune.scenes import BACKBONE, run_of, scene_of, store_of
+from tests.fit3d_finetune.training.runs import same, weights
 
 RECIPE = Recipe(lr=1e-3, clip_norm=1.0, epochs=3, warmup=0.2, schedule="cosine", layer_decay=0.8, crop_scale=0.7)
 """12 steps on the eight training views of the two scenes."""
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_backbone_comes_to_predict_the_targets(tmp_path: Path) -> None:
