@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.named_recipes import RECIPES
 from benchmarks.real_table import write_table
-from benchmarks.recipe_choice import RECIPES
 from benchmarks.rooms import export_task, stage1_task
 from benchmarks.tasks import Task, run_all
 

@@ -1,12 +1,13 @@
-"""Choose the recipe and the share of fine-tuned weights, by rooms that no table of the fold is tested on.
+"""Try a recipe inside a fold of the rooms, with several shares of its weights, and choose among those that were tried.
 
-    python -m benchmarks.recipe_choice --full RECIPE=FOLDER… --export runs/room_02 --train-data ROOM…
-        --validation-data ROOM… --work-dir FOLDER --output choice.json
+    python -m benchmarks.recipe_choice --recipe NAME --full FOLDER --export runs/room_02 --train-data ROOM…
+        --validation-data ROOM… --work-dir FOLDER --output trial.json
 
-One training per recipe with all of the weights, on rooms of the fold's training half; the candidates are shares of
-their weights. Probes are trained on the labels of the same rooms and tested on the validation rooms. What decides: the
-relative gain of mIoU plus the relative falls of the RMSE of depth and of normals against the original, mean of the
-fine-tuned features alone and with the original's. All figures are kept beside the choice, for `benchmarks.recipes`.
+One training with all of the weights, on rooms of the fold's training half, gives every share of them. Probes are
+trained on the labels of the same rooms and tested on the validation rooms, which no table of the fold is tested on.
+What decides: the relative gain of mIoU plus the relative falls of the RMSE of depth and of normals against the
+original, mean of the fine-tuned features alone and with the original's. All figures are kept beside a trial, for
+`benchmarks.recipes`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.mixing import mixed
+from benchmarks.named_recipes import MAIN, RECIPES
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
 from fit3d_finetune.probing.data.checks import TaskName
@@ -31,36 +33,10 @@ from fit3d_finetune.probing.run import probe
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.scene.gaussians import FeatureGaussians
 
-
-def _weights(depth: float, normals: float, class_token: float) -> tuple[str, ...]:
-    return (
-        *("--depth-weight", str(depth), "--normal-weight", str(normals)),
-        *("--class-token-weight", str(class_token)),
-    )
-
-
-MIRROR = ("--targets", "mirror")
-GRAM = ("--gram-weight", "2")
-"""As in DINOv3."""
-MARGIN = ("--anchor-weight", "1", "--anchor-margin", "0.85")
-RECIPES: dict[str, tuple[str, ...]] = {
-    "features": _weights(0, 0, 0),
-    "class token": _weights(0, 0, 1),
-    "depth": _weights(1, 0, 0),
-    "depth, class token": _weights(1, 0, 1),
-    "depth, normals": _weights(1, 1, 0),
-    "depth, normals, class token": _weights(1, 1, 1),
-    "all of them twice": _weights(2, 2, 2),
-    "depth, normals, class token, gram": (*_weights(1, 1, 1), *GRAM),
-    "depth, normals, class token, margin": (*_weights(1, 1, 1), *MARGIN),
-    "depth, normals, class token, gram, margin": (*_weights(1, 1, 1), *GRAM, *MARGIN),
-    "mirror": (*MIRROR, *_weights(0, 0, 0)),
-    "mirror, depth, normals, class token": (*MIRROR, *_weights(1, 1, 1)),
-}
-"""By what is taught beside features: options beside the recommended preset's. Mirror: the control's features."""
-CANDIDATES = ("depth, normals, class token",)
+CANDIDATES = (MAIN,)
 """The recipes that a fold chooses from."""
-SHARES = (0.5, 0.7, 1.0)
+SHARES = (0.7, 1.0)
+"""Half of the weights was never chosen by a fold since depth and normals are taught."""
 TASKS: tuple[TaskName, ...] = ("segmentation", "depth", "normals", "consistency")
 EVERY = 2
 """Every second image is enough to choose by."""
@@ -106,21 +82,17 @@ class Candidate:
         return f"{self.recipe}: {100 * self.share:g} %"
 
 
-def make_candidates(full: Mapping[str, Path], export: Path, work: Path, shares: Sequence[float]) -> list[Candidate]:
-    """Every share of every training's weights.
+def make_candidates(recipe: str, full: Path, export: Path, work: Path) -> list[Candidate]:
+    """Every share of a training's weights.
 
     Args:
-        full: by recipe, folders of fit3d-finetune --weight-mix 1.
-        export: any that they were trained on.
+        recipe: its name.
+        full: the folder of fit3d-finetune --weight-mix 1.
+        export: any that it was trained on.
         work: for the folders of other shares.
-        shares: of the fine-tuned weights.
     """
     backbone = FeatureGaussians.load(export).scene.backbone
-    return [
-        Candidate(recipe, share, mixed(training, share, work / f"{training.name}-{share:g}", backbone))
-        for recipe, training in full.items()
-        for share in shares
-    ]
+    return [Candidate(recipe, share, mixed(full, share, work / f"{full.name}-{share:g}", backbone)) for share in SHARES]
 
 
 def probe_candidates(candidates: Sequence[Candidate], train: Sequence[str], validation: Sequence[str]) -> ProbeResults:
@@ -143,48 +115,66 @@ def probe_candidates(candidates: Sequence[Candidate], train: Sequence[str], vali
     return results
 
 
-def choose(candidates: Sequence[Candidate], results: ProbeResults) -> dict[str, object]:
-    """Name the best candidate, with the figures that it was chosen by."""
-    gains = {each.name: gain(results, each.name) for each in candidates}
-    best = max(candidates, key=lambda each: gains[each.name])
-    return {
-        "recipe": best.recipe,
-        "share": best.share,
-        "gains": gains,
-        "figures": {arm.name: arm_figures(results, arm.name) for arm in results.arms},
-        "validation": results.scenes,
-    }
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a recipe gave on validation rooms."""
+
+    recipe: str
+    gains: dict[float, float]
+    """By share of its weights."""
+    validation: list[str]
+    """Names of the rooms."""
+
+    @staticmethod
+    def of(candidates: Sequence[Candidate], results: ProbeResults) -> Trial:
+        """The trial of the candidates of one recipe."""
+        gains = {each.share: gain(results, each.name) for each in candidates}
+        return Trial(candidates[0].recipe, gains, results.scenes)
+
+    def save(self, path: Path) -> None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Trial:
+        found = json.loads(path.read_text())
+        return Trial(found["recipe"], {float(key): gain for key, gain in found["gains"].items()}, found["validation"])
 
 
-def results_beside(choice: Path) -> Path:
+def choose(trials: Sequence[Trial]) -> tuple[str, float]:
+    """The recipe and the share of its weights that gained most."""
+    gains = {(trial.recipe, share): value for trial in trials for share, value in trial.gains.items()}
+    return max(gains, key=gains.__getitem__)
+
+
+def chosen_options(trials: Sequence[Path]) -> tuple[str, ...]:
+    """What is chosen among trials, as options of fit3d-finetune."""
+    recipe, share = choose([Trial.load(path) for path in trials])
+    return *RECIPES[recipe], "--weight-mix", str(share)
+
+
+def results_beside(trial: Path) -> Path:
     """Where the probes' figures lie."""
-    return choice.with_suffix(".results.json")
-
-
-def recipe_options(choice: Path) -> tuple[str, ...]:
-    """What was chosen, as options of fit3d-finetune."""
-    found = json.loads(choice.read_text())
-    return *RECIPES[found["recipe"]], "--weight-mix", str(found["share"])
+    return trial.with_suffix(".results.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", nargs="+", required=True, help="RECIPE=folder of fit3d-finetune --weight-mix 1")
-    parser.add_argument("--export", type=Path, required=True, help="any export that they were trained on")
+    parser.add_argument("--recipe", required=True, help="its name (benchmarks.named_recipes, benchmarks.rounds)")
+    parser.add_argument("--full", type=Path, required=True, help="folder of fit3d-finetune --weight-mix 1")
+    parser.add_argument("--export", type=Path, required=True, help="any export that it was trained on")
     parser.add_argument("--train-data", nargs="+", required=True)
     parser.add_argument("--validation-data", nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    full = {name: Path(folder) for name, _, folder in (words.partition("=") for words in arguments.full)}
-    candidates = make_candidates(full, arguments.export, arguments.work_dir, SHARES)
+    candidates = make_candidates(arguments.recipe, arguments.full, arguments.export, arguments.work_dir)
     results = probe_candidates(candidates, arguments.train_data, arguments.validation_data)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     results.save(results_beside(arguments.output))
-    found = choose(candidates, results)
-    with atomic_file(arguments.output) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["gains"]), "->", found["recipe"], found["share"])
+    trial = Trial.of(candidates, results)
+    trial.save(arguments.output)
+    print(trial)
 
 
 if __name__ == "__main__":

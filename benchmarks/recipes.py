@@ -1,13 +1,13 @@
 """Which recipe? Trainings that differ in one thing or two, inside the folds of the rooms.
 
-    python -m benchmarks.recipes --rooms ../shared/data/rooms --work-dir bench-rooms
+    python -m benchmarks.recipes --rooms ../shared/data/rooms --work-dir bench-rooms [--folds A C] [--recipes gram …]
 
 In every fold of `benchmarks.rooms` each recipe is trained on the six rooms that are neither tested nor validate, and
 probed on the two validation rooms: no test room of the fold takes part. The work folder is that of `benchmarks.rooms`,
-whose exports and trainings are used; every part is kept in it. Each recipe costs five trainings of four minutes of one
-core, each share of its weights five encodings of 160 images and its part of the probes: count on two hours of two
-cores for eight; with --folds A C on 40 per cent of it. `benchmarks.rounds` are rows too; shares of a round's weights
-are mixed with those of the round before.
+whose exports, trainings and trials are used; every part is kept in it. A recipe costs four to five minutes of one core
+in each fold for its training ("four epochs": twice that) and three to four for its probes: count on an hour of two
+cores a fold for all of them. `benchmarks.rounds` are rows too; shares of a round's weights are mixed with those of the
+round before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.markdown import header, row
-from benchmarks.recipe_choice import ORIGINAL, RECIPES, results_beside
+from benchmarks.named_recipes import MAIN, RECIPES
+from benchmarks.recipe_choice import ORIGINAL, results_beside
 from benchmarks.report import commit
 from benchmarks.rooms import Fold, Programme
 from benchmarks.rounds import ROUNDS, Rounds
@@ -43,53 +44,60 @@ class Study:
 
     programme: Programme
     folds: tuple[Fold, ...]
+    recipes: tuple[str, ...] = (*RECIPES, *ROUNDS)
 
-    def comparison(self, fold: Fold) -> Task:
-        trainings = {recipe: self.programme.candidate(fold, recipe) for recipe in RECIPES}
-        rounds = Rounds(self.programme, fold)
-        trainings |= {name: rounds.training(count) for name, count in ROUNDS.items()}
-        return self.programme.comparison(f"study {fold.name}", fold, trainings, self.work / f"{fold.name}.json")
-
-    @property
-    def work(self) -> Path:
-        return self.programme.work / "study"
+    def trial(self, fold: Fold, recipe: str) -> Task:
+        if recipe in ROUNDS:
+            return self.programme.trial(fold, recipe, Rounds(self.programme, fold).training(ROUNDS[recipe]))
+        return self.programme.trial(fold, recipe)
 
     def tasks(self) -> list[Task]:
-        trainings = [self.programme.candidate(fold, recipe) for fold in self.folds for recipe in RECIPES]
-        rounds = [task for fold in self.folds for task in Rounds(self.programme, fold).tasks()]
-        return [*trainings, *rounds, *(self.comparison(fold) for fold in self.folds)]
+        tasks = []
+        for fold in self.folds:
+            for recipe in (MAIN, *self.recipes):
+                if recipe in RECIPES:
+                    tasks += [self.programme.candidate(fold, recipe), self.trial(fold, recipe)]
+            rounds = max((ROUNDS[recipe] for recipe in self.recipes if recipe in ROUNDS), default=1)
+            tasks += Rounds(self.programme, fold).tasks(rounds)
+            tasks += [self.trial(fold, recipe) for recipe in self.recipes if recipe in ROUNDS]
+        return list({task.makes: task for task in tasks}.values())
 
-    def results(self) -> list[ProbeResults]:
-        """Of every fold."""
-        return [ProbeResults.load(results_beside(self.comparison(fold).makes)) for fold in self.folds]
+    def results(self) -> list[list[ProbeResults]]:
+        """Of every recipe, in every fold."""
+        return [
+            [ProbeResults.load(results_beside(self.trial(fold, recipe).makes)) for fold in self.folds]
+            for recipe in self.recipes
+        ]
 
 
-def write_page(path: Path, runs: Sequence[ProbeResults]) -> None:
+def write_page(path: Path, recipes: Sequence[Sequence[ProbeResults]], folds: Sequence[str]) -> None:
     """Every recipe's change against the original, mean ± standard deviation over the folds."""
+    one = recipes[0][0]
     lines = [
         "# Recipes",
         "",
         f"Made by `python -m benchmarks.recipes`, commit {commit()}. Change against the original on the validation",
-        f"rooms of {len(runs)} folds, mean ± standard deviation over the folds; every second image,",
-        f"{len(runs[0].seeds)} probe seeds.",
+        f"rooms of the folds {', '.join(folds)}, mean ± standard deviation over the folds where there are several;",
+        f"every second image, {len(one.seeds)} probe seeds. One training of each in every fold.",
         "Share: of the fine-tuned weights, the rest the original's. No test room of any fold took part.",
         "",
-        *change_rows(runs),
+        *change_rows(recipes),
     ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
 
-def change_rows(runs: Sequence[ProbeResults]) -> list[str]:
-    """One row per arm."""
+def change_rows(recipes: Sequence[Sequence[ProbeResults]]) -> list[str]:
+    """One row per arm; those of the original alone once."""
     rows = header("arm", "mIoU (points)", "depth RMSE (%)", "normals RMSE (°)", "recall (factor)")
-    for arm in runs[0].arms[1:]:
+    arms = {arm.name: runs for runs in recipes for arm in runs[0].arms[1:]}
+    for arm, runs in arms.items():
         cells = []
         for (part, name), kind in COLUMNS.items():
-            changes = [change for run in runs if (change := _change(run, arm.name, part, name, kind)) is not None]
+            changes = [change for run in runs if (change := _change(run, arm, part, name, kind)) is not None]
             spread = f" ± {stdev(changes):.1f}" if len(changes) > 1 else ""
             cells.append(f"{mean(changes):+.1f}{spread}".replace("-", "−") if changes else "–")
-        rows.append(row(arm.name, *cells))
+        rows.append(row(arm, *cells))
     return rows
 
 
@@ -112,12 +120,14 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "recipe_study.md")
     parser.add_argument("--folds", nargs="+", help="letters of the folds; default: all")
+    parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, *ROUNDS], default=[*RECIPES, *ROUNDS])
     arguments = parser.parse_args()
     work = arguments.work_dir.resolve()
     programme = Programme(tuple(sorted(arguments.rooms.resolve().glob("room_*"))), None, work)
-    study = Study(programme, tuple(fold for fold in programme.folds if fold.name in (arguments.folds or fold.name)))
+    folds = tuple(fold for fold in programme.folds if fold.name in (arguments.folds or fold.name))
+    study = Study(programme, folds, tuple(arguments.recipes))
     run_all(study.tasks(), work / "logs")
-    write_page(arguments.output, study.results())
+    write_page(arguments.output, study.results(), [fold.name for fold in folds])
     print(f"Results: {arguments.output}")
 
 

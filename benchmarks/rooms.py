@@ -16,12 +16,13 @@ Every part is kept in the work folder and not done again by a second start (`ben
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.recipe_choice import CANDIDATES, RECIPES, recipe_options
+from benchmarks.named_recipes import RECIPES, file_name
+from benchmarks.recipe_choice import CANDIDATES, chosen_options
 from benchmarks.rooms_table import Evidence, FoldFiles, write_table
 from benchmarks.tasks import Task, run_all
 
@@ -141,47 +142,40 @@ class Programme:
 
     def candidate(self, fold: Fold, recipe: str) -> Task:
         """A training inside a fold, with all of the weights: any share of them comes from it."""
-        name = f"{fold.name}-inner-{recipe.replace(', ', '-').replace(' ', '_')}"
+        name = f"{fold.name}-inner-{file_name(recipe)}"
         held_out = [*fold.test, *fold.validation]
         return self.finetuning(name, held_out, (), *RECIPES[recipe], "--weight-mix", "1.0")
 
-    def choice(self, fold: Fold) -> Task:
-        trainings = {recipe: self.candidate(fold, recipe) for recipe in CANDIDATES}
-        return self.comparison(f"choose {fold.name}", fold, trainings, self.work / "choices" / f"{fold.name}.json")
-
-    def comparison(self, name: str, fold: Fold, trainings: Mapping[str, Task], made: Path) -> Task:
-        """Probes of recipes inside a fold, and which of them is the best.
-
-        Args:
-            name: of the task.
-            fold: whose inner rooms they were trained on.
-            trainings: by recipe, with all of the weights; the first starts from the original.
-            made: the file with the choice.
-        """
-        trained = {recipe: training.makes for recipe, training in trainings.items()}
+    def trial(self, fold: Fold, recipe: str, training: Task | None = None) -> Task:
+        """Probes of shares of a recipe's weights inside a fold; of another training than its candidate, if given."""
+        full = (self.candidate(fold, recipe) if training is None else training).makes
+        made = self.work / "trials" / fold.name / f"{file_name(recipe)}.json"
         return Task(
-            name,
+            f"try {fold.name} {recipe}",
             made,
             (
-                *("python", "-m", "benchmarks.recipe_choice", "--full"),
-                *(f"{recipe}={path.parent}" for recipe, path in trained.items()),
+                *("python", "-m", "benchmarks.recipe_choice", "--recipe", recipe, "--full", str(full.parent)),
                 *("--export", str(self.work / "runs" / fold.inner[0].name), "--train-data", *map(str, fold.inner)),
                 *("--validation-data", *map(str, fold.validation), "--output", str(made)),
-                *("--work-dir", str(made.with_suffix(""))),
+                *("--work-dir", str(self.work / "trials" / fold.name / "shares")),
             ),
-            tuple(trained.values()),
+            (full,),
         )
+
+    def trials(self, fold: Fold) -> list[Path]:
+        """What a fold chooses among."""
+        return [self.trial(fold, recipe).makes for recipe in CANDIDATES]
 
     def trainings(self, fold: Fold) -> dict[str, Task]:
         """By kind: the fine-tuning, its control, and the second seed where there is one."""
         kinds = {"gaussians": ("gaussians", "0"), "mirror": ("mirror", "0")}
         if fold.second_seed:
             kinds["gaussians-1"] = ("gaussians", "1")
-        choice = self.choice(fold).makes
+        trials = self.trials(fold)
         return {
             kind: self.finetuning(
-                f"{fold.name}-{kind}", fold.test, (choice,), "--targets", targets, "--seed", seed,
-                late=partial(recipe_options, choice),
+                f"{fold.name}-{kind}", fold.test, trials, "--targets", targets, "--seed", seed,
+                late=partial(chosen_options, trials),
             )
             for kind, (targets, seed) in kinds.items()
         }  # fmt: skip
@@ -230,7 +224,8 @@ class Programme:
         ]
         for fold in self.folds:
             tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
-            tasks += [self.choice(fold), *self.trainings(fold).values()]
+            tasks += [self.trial(fold, recipe) for recipe in CANDIDATES]
+            tasks += self.trainings(fold).values()
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         if (streets := self.streets()) is not None:
             tasks.append(streets)
@@ -246,7 +241,7 @@ class Programme:
         folds = []
         for fold in self.folds:
             first, *second = (task.makes for task in self._probings(fold))
-            folds.append(FoldFiles(fold.name, first, self.choice(fold).makes, second[0] if second else None))
+            folds.append(FoldFiles(fold.name, first, self.trials(fold), second[0] if second else None))
         stage1 = {room.name: [self.metrics(room, seed) for seed in self.measured_seeds] for room in self.rooms}
         streets = self.streets()
         return Evidence(folds, None if streets is None else streets.makes, {} if self.once else stage1)
@@ -263,8 +258,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rooms = tuple(sorted(arguments.rooms.resolve().glob("room_*")))
     work = arguments.work_dir.resolve()
-    for folder in ("metrics", "choices"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
+    (work / "metrics").mkdir(parents=True, exist_ok=True)
     programme = Programme(rooms, arguments.camvid and arguments.camvid.resolve(), work, arguments.once)
     run_all(programme.tasks(), work / "logs")
     write_table(arguments.output, programme.evidence())

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.markdown import header, row
+from benchmarks.recipe_choice import Trial, choose
 from benchmarks.report import commit
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.cross_validation import pool
@@ -30,11 +31,11 @@ Table = list[str]
 
 @dataclass(frozen=True)
 class FoldFiles:
-    """What a fold left: probing runs, and the choice inside the fold."""
+    """What a fold left: probing runs, and the trials that it chose among."""
 
     name: str
     results: Path
-    choice: Path
+    trials: list[Path]
     second_seed: Path | None = None
 
 
@@ -124,13 +125,14 @@ def room_rows(comparisons: Sequence[Comparison]) -> Table:
 
 def choice_rows(folds: Sequence[FoldFiles]) -> Table:
     """Recipe and share of fine-tuned weights of every fold, and the gains they were chosen by."""
-    choices = {fold.name: _read(fold.choice) for fold in folds}
-    candidates = list(next(iter(choices.values()))["gains"])
-    rows = header("fold", "chosen on", *(f"gain of {name}" for name in candidates), "kept")
-    for fold, choice in choices.items():
-        gains = [f"{100 * choice['gains'][name]:+.1f} %" for name in candidates]
-        kept = f"{choice['recipe']}: {100 * choice['share']:g} %"
-        rows.append(row(fold, _joined(choice["validation"]), *gains, kept))
+    tried = {fold.name: [Trial.load(path) for path in fold.trials] for fold in folds}
+    candidates = [(trial.recipe, share) for trial in next(iter(tried.values())) for share in trial.gains]
+    titles = {(recipe, share): f"{recipe}: {100 * share:g} %" for recipe, share in candidates}
+    rows = header("fold", "chosen on", *(f"gain of {title}" for title in titles.values()), "kept")
+    for fold, trials in tried.items():
+        gains = {(trial.recipe, share): value for trial in trials for share, value in trial.gains.items()}
+        cells = [f"{100 * gains[candidate]:+.1f} %" for candidate in candidates]
+        rows.append(row(fold, _joined(trials[0].validation), *cells, titles[choose(trials)]))
     return rows
 
 

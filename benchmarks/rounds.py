@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.recipe_choice import RECIPES
+from benchmarks.named_recipes import MAIN, RECIPES
 from benchmarks.rooms import Fold, Programme
 from benchmarks.tasks import Task
 from fit3d_finetune.training.recipe import PRESETS
 
-RECIPE = "depth, normals, class token"
-"""Of every round."""
 ROUNDS: Mapping[str, int] = {"two rounds": 2, "three rounds": 3}
-"""By name in the study: trainings in a row. One is the recipe itself."""
+"""By name in the study: trainings in a row, each by the main recipe. One is that recipe itself."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,13 @@ class Rounds:
     def training(self, count: int) -> Task:
         """The fine-tuning of that round (from 1), with all of the weights."""
         if count == 1:
-            return self.programme.candidate(self.fold, RECIPE)
+            return self.programme.candidate(self.fold, MAIN)
         lifts = self.lifts(count)
         folder = self.programme.work / "finetuned" / f"{self.fold.name}-inner-round-{count}"
         command = (
             *("fit3d-finetune", "--exports", str(self.exports(count)), "--output-dir", str(folder)),
             *("--weights", str(self.backbone(count - 1).makes.parent), "--preset", "recommended"),
-            *("--val-fraction", "0", *RECIPES[RECIPE], "--weight-mix", "1.0"),
+            *("--val-fraction", "0", *RECIPES[MAIN], "--weight-mix", "1.0"),
         )
         needs = tuple(lift.makes for lift in lifts)
         return Task(f"fine-tune {self.fold.name} round {count}", folder / "fit3d.json", command, needs)
@@ -75,9 +73,9 @@ class Rounds:
             tasks.append(Task(name, made, command, (export, last.makes)))
         return tasks
 
-    def tasks(self) -> list[Task]:
-        """All that the rounds of the study take beyond the first training."""
+    def tasks(self, count: int) -> list[Task]:
+        """All that so many rounds take beyond the first training."""
         tasks: list[Task] = []
-        for count in range(2, max(ROUNDS.values()) + 1):
-            tasks += [self.backbone(count - 1), *self.lifts(count), self.training(count)]
+        for each in range(2, count + 1):
+            tasks += [self.backbone(each - 1), *self.lifts(each), self.training(each)]
         return tasks

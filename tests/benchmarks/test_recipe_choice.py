@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.mixing import mix
-from benchmarks.recipe_choice import RECIPES, Candidate, choose, gain, recipe_options
+from benchmarks.named_recipes import RECIPES
+from benchmarks.recipe_choice import Candidate, Trial, choose, chosen_options, gain
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.targets.scenes import find_scenes
@@ -90,8 +90,11 @@ def test_the_best_candidate_is_chosen_and_said_as_options(tmp_path: Path) -> Non
         Candidate("depth, normals, class token", 1.0, tmp_path),
     ]
     assert [each.name for each in candidates] == list(names[1:])
-    found = choose(candidates, results)
-    choice = tmp_path / "choice.json"
-    choice.write_text(json.dumps(found))
-    assert recipe_options(choice) == (*RECIPES["depth, normals, class token"], "--weight-mix", "1.0")
-    assert found["gains"][names[1]] == pytest.approx(0.05 + 0.08)
+    trials = [Trial.of([candidate], results) for candidate in candidates]
+    paths = [tmp_path / f"{index}.json" for index in range(len(trials))]
+    for trial, path in zip(trials, paths, strict=True):
+        trial.save(path)
+        assert Trial.load(path) == trial
+    assert choose(trials) == ("depth, normals, class token", 1.0)
+    assert chosen_options(paths) == (*RECIPES["depth, normals, class token"], "--weight-mix", "1.0")
+    assert trials[0].gains == {0.5: pytest.approx(0.05 + 0.08)}

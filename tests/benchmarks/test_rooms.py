@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks.recipe_choice import CANDIDATES, RECIPES
+from benchmarks.named_recipes import RECIPES
+from benchmarks.recipe_choice import CANDIDATES, Trial
 from benchmarks.rooms import Programme, make_folds
 from benchmarks.tasks import Task
 
@@ -49,26 +49,30 @@ def test_a_fold_never_sees_its_test_rooms_before_it_is_tested(programme: Program
 def test_the_recipe_is_chosen_on_rooms_of_the_training_half(programme: Programme) -> None:
     for fold in programme.folds:
         test, validation = ({room.name for room in rooms} for rooms in (fold.test, fold.validation))
-        choice = programme.choice(fold)
-        assert words_after(choice, "--validation-data") == validation
-        assert words_after(choice, "--train-data") == {room.name for room in programme.rooms} - test - validation
-        candidates = [task for task in programme.tasks() if task.makes in choice.needs]
-        assert len(candidates) == len(CANDIDATES)
-        for task in candidates:
+        trainings = []
+        for recipe in CANDIDATES:
+            trial = programme.trial(fold, recipe)
+            assert words_after(trial, "--validation-data") == validation
+            assert words_after(trial, "--train-data") == {room.name for room in programme.rooms} - test - validation
+            trainings += [task for task in programme.tasks() if task.makes in trial.needs]
+        assert len({task.makes for task in trainings}) == len(CANDIDATES)
+        for task in trainings:
             assert words_after(task, "--val-scenes") == test | validation
 
 
 def test_control_and_second_seed_have_the_same_budget_and_the_recipe_of_their_fold(programme: Programme) -> None:
-    (programme.work / "choices").mkdir(parents=True)
     for index, fold in enumerate(programme.folds):
-        recipe = CANDIDATES[index % len(CANDIDATES)]
-        programme.choice(fold).makes.write_text(json.dumps({"recipe": recipe, "share": 0.7}))
+        best = CANDIDATES[index % len(CANDIDATES)]
+        for recipe in CANDIDATES:
+            made = programme.trial(fold, recipe).makes
+            made.parent.mkdir(parents=True, exist_ok=True)
+            Trial(recipe, {0.7: 0.3 if recipe == best else 0.1, 1.0: 0.2}, ["room"]).save(made)
         commands = {kind: " ".join(task.command) for kind, task in programme.trainings(fold).items()}
         plain = {re.sub(r"--(targets|seed|output-dir) \S+", "", command) for command in commands.values()}
         assert len(plain) == 1
         for task in programme.trainings(fold).values():
-            assert programme.choice(fold).makes in task.needs
-            assert task.late() == (*RECIPES[recipe], "--weight-mix", "0.7")
+            assert set(programme.trials(fold)) <= set(task.needs)
+            assert task.late() == (*RECIPES[best], "--weight-mix", "0.7")
 
 
 def test_two_folds_have_a_second_seed_and_stage_1_has_three(programme: Programme) -> None:
@@ -85,7 +89,7 @@ def test_the_programme_makes_all_that_it_needs(programme: Programme, once: bool)
     assert len(made) == len(tasks) == len({task.name for task in tasks})
     assert {path for task in tasks for path in task.needs} <= made
     evidence = programme.evidence()
-    shown = {path for fold in evidence.folds for path in (fold.results, fold.choice)}
+    shown = {path for fold in evidence.folds for path in (fold.results, *fold.trials)}
     assert shown | {evidence.streets} | {path for paths in evidence.stage1.values() for path in paths} <= made
 
 

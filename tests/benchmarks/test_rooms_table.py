@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.recipe_choice import Trial
 from benchmarks.rooms_table import Evidence, FoldFiles, write_table
 from fit3d_finetune.probing.cross_validation import pool
 from fit3d_finetune.probing.results import ProbeResults
@@ -34,11 +35,11 @@ def evidence(tmp_path: Path, runs: list[ProbeResults]) -> Evidence:
     folds = []
     for name, run in zip("ABC", runs, strict=True):
         run.save(tmp_path / f"{name}.json")
-        gains = {"depth 1: 50 %": 0.051, "depth 2: 50 %": 0.062}
-        choice = {"recipe": "depth 2", "share": 0.5, "gains": gains, "validation": ["room_02", "room_03"]}
-        (tmp_path / f"choice-{name}.json").write_text(json.dumps(choice))
+        trials = [tmp_path / f"{recipe}-{name}.json" for recipe in ("depth 1", "depth 2")]
+        for path, found in zip(trials, (0.051, 0.062), strict=True):
+            Trial(path.name.partition("-")[0], {0.5: found}, ["room_02", "room_03"]).save(path)
         second = tmp_path / "A.json" if name == "A" else None
-        folds.append(FoldFiles(name, tmp_path / f"{name}.json", tmp_path / f"choice-{name}.json", second))
+        folds.append(FoldFiles(name, tmp_path / f"{name}.json", trials, second))
     stage1 = {}
     for room, psnrs in (("room_00", (29.0, 30.0, 31.0)), ("room_01", (20.0, 21.0, 22.0))):
         stage1[room] = [tmp_path / f"{room}-{seed}.json" for seed in range(3)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recipe_choice import RECIPES
+from benchmarks.named_recipes import MAIN, RECIPES
 from benchmarks.rooms import Programme
-from benchmarks.rounds import RECIPE, ROUNDS, Rounds
+from benchmarks.rounds import ROUNDS, Rounds
 from fit3d_finetune.commands.finetune import parse
 from tests.benchmarks.test_rooms import words_after
 
@@ -20,10 +20,10 @@ def rounds(tmp_path: Path) -> Rounds:
 
 
 def test_the_first_round_is_the_recipe_itself_and_no_training_is_done_twice(rounds: Rounds) -> None:
-    assert rounds.training(1) == rounds.programme.candidate(rounds.fold, RECIPE)
-    made = [task.makes for task in rounds.tasks()]
+    assert rounds.training(1) == rounds.programme.candidate(rounds.fold, MAIN)
+    made = [task.makes for task in rounds.tasks(max(ROUNDS.values()))]
     assert len(set(made)) == len(made) == sum(2 + len(rounds.fold.inner) for _ in range(max(ROUNDS.values()) - 1))
-    assert len({task.name for task in rounds.tasks()}) == len(made)
+    assert len({task.name for task in rounds.tasks(max(ROUNDS.values()))}) == len(made)
 
 
 def test_a_round_lifts_and_goes_on_with_the_backbone_of_the_last(rounds: Rounds) -> None:
@@ -50,5 +50,5 @@ def test_no_room_that_is_tested_or_validates_is_lifted(rounds: Rounds) -> None:
 def test_every_recipe_is_options_of_the_command() -> None:
     for options in RECIPES.values():
         parse(["--exports", "runs", *options]).recipe.check()
-    chosen = parse(["--exports", "runs", *RECIPES["depth, normals, class token, gram, margin"]]).recipe
+    chosen = parse(["--exports", "runs", *RECIPES["gram, margin"]]).recipe
     assert (chosen.gram_weight, chosen.anchor_weight, chosen.anchor_margin) == (2.0, 1.0, 0.85)
