@@ -28,10 +28,12 @@ PHOTOS = 3
 def run(*command: str) -> None:
     """Run a console script of this environment and stop with its exit code if it fails."""
     print("$", *command, flush=True)
+    start = time.monotonic()
     script = Path(sys.executable).with_name(command[0])
     result = subprocess.run([str(script), *command[1:]])
     if result.returncode != 0:
         raise SystemExit(result.returncode)
+    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 def draw(finetuned: Path) -> tuple[Path, Path]:
@@ -69,7 +71,7 @@ def main() -> None:
     run("fit3d-finetune", "--exports", str(DEMO / "runs"), "--output-dir", str(finetuned), "--keep-heads")
     run(
         *("fit3d-probe", "--finetuned", str(finetuned), "--output-dir", str(DEMO / "probe")),
-        *("--train-data", str(LABELLED_ROOM), "--test-data", str(OTHER_ROOM)),
+        *("--train-data", str(LABELLED_ROOM), "--test-data", str(OTHER_ROOM), "--precision", "auto"),
     )
     targets, predictions = draw(finetuned)
     from fit3d_finetune.probing.results import ProbeResults
