@@ -123,28 +123,41 @@ class Programme:
 
     # ---- fine-tuning
 
+    def exports_of(self, rooms: Sequence[Path]) -> Path:
+        """A folder of links to the exports of some rooms, which may still be to be made.
+
+        Fine-tuning is pointed at them and not told to hold out the others (--val-scenes), whose views it would encode
+        after every epoch for figures that nothing here is chosen by.
+        """
+        folder = self.work / "runs-of" / "-".join(room.name.removeprefix("room_") for room in rooms)
+        folder.mkdir(parents=True, exist_ok=True)
+        for room in rooms:
+            link = folder / room.name
+            if not link.is_symlink():
+                link.symlink_to(self.work / "runs" / room.name, target_is_directory=True)
+        return folder
+
     def finetuning(
-        self, name: str, held_out: Sequence[Path], needs: Sequence[Path], *options: str,
+        self, name: str, rooms: Sequence[Path], needs: Sequence[Path], *options: str,
         late: Callable[[], tuple[str, ...]] = tuple,
     ) -> Task:  # fmt: skip
-        """On the exports of all rooms but those held out, with the recommended recipe and options of its own."""
+        """On the exports of some rooms, with the recommended recipe and options of its own."""
         folder = self.work / "finetuned" / name
         return Task(
             f"fine-tune {name}",
             folder / "fit3d.json",
             (
-                *("fit3d-finetune", "--exports", str(self.work / "runs"), "--output-dir", str(folder)),
-                *("--preset", "recommended", "--val-scenes", *(room.name for room in held_out), *options),
+                *("fit3d-finetune", "--exports", str(self.exports_of(rooms)), "--output-dir", str(folder)),
+                *("--preset", "recommended", "--val-fraction", "0", *options),
             ),
-            (*(self.export(room).makes for room in self.rooms), *needs),
+            (*(self.export(room).makes for room in rooms), *needs),
             late,
         )
 
     def candidate(self, fold: Fold, recipe: str) -> Task:
         """A training inside a fold, with all of the weights: any share of them comes from it."""
         name = f"{fold.name}-inner-{file_name(recipe)}"
-        held_out = [*fold.test, *fold.validation]
-        return self.finetuning(name, held_out, (), *RECIPES[recipe], "--weight-mix", "1.0")
+        return self.finetuning(name, fold.inner, (), *RECIPES[recipe], "--weight-mix", "1.0")
 
     def trial(self, fold: Fold, recipe: str, training: Task | None = None) -> Task:
         """Probes of shares of a recipe's weights inside a fold; of another training than its candidate, if given."""
@@ -174,7 +187,7 @@ class Programme:
         trials = self.trials(fold)
         return {
             kind: self.finetuning(
-                f"{fold.name}-{kind}", fold.test, trials, "--targets", targets, "--seed", seed,
+                f"{fold.name}-{kind}", fold.train, trials, "--targets", targets, "--seed", seed,
                 late=partial(chosen_options, trials),
             )
             for kind, (targets, seed) in kinds.items()

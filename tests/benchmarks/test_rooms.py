@@ -31,6 +31,12 @@ def words_after(task: Task, option: str) -> set[str]:
     return set(values)
 
 
+def learned_from(task: Task) -> set[str]:
+    """The rooms that a fine-tuning is given."""
+    at = task.command.index("--exports") + 1
+    return {link.name for link in Path(task.command[at]).iterdir()}
+
+
 def test_every_room_is_tested_exactly_once(programme: Programme) -> None:
     tested = [room for fold in programme.folds for room in fold.test]
     assert sorted(tested) == sorted(programme.rooms)
@@ -40,7 +46,8 @@ def test_a_fold_never_sees_its_test_rooms_before_it_is_tested(programme: Program
     for fold in programme.folds:
         test = {room.name for room in fold.test}
         for task in programme.trainings(fold).values():
-            assert words_after(task, "--val-scenes") == test
+            assert learned_from(task) == {room.name for room in fold.train}
+            assert not learned_from(task) & test
         probing = programme.probing(fold)
         assert words_after(probing, "--test-data") == test
         assert words_after(probing, "--train-data") == {room.name for room in programme.rooms} - test
@@ -57,7 +64,8 @@ def test_the_recipe_is_chosen_on_rooms_of_the_training_half(programme: Programme
             trainings += [task for task in programme.tasks() if task.makes in trial.needs]
         assert len({task.makes for task in trainings}) == len(CANDIDATES)
         for task in trainings:
-            assert words_after(task, "--val-scenes") == test | validation
+            assert learned_from(task) == {room.name for room in fold.inner}
+            assert not learned_from(task) & (test | validation)
 
 
 def test_control_and_second_seed_have_the_same_budget_and_the_recipe_of_their_fold(programme: Programme) -> None:
