@@ -8,7 +8,8 @@ its own features as targets, mirrored, and the same targets of depth and normals
 weights are chosen inside the fold: trainings of their own on six of the eight rooms, judged on the two that are left
 (`benchmarks.recipe_choice`). Two folds are fine-tuned with a second seed. One fold's backbones are probed on CamVid, as
 data of another domain, if it is given. Stage 1 is done once with each of three seeds; exports are of the first. --once
-leaves out what repeats: the second seeds of fine-tuning, and the figures of stage 1, which are of three seeds.
+leaves out what repeats: the second seeds of fine-tuning, and the figures of stage 1, which are of three seeds. --preset
+leaves out the choice: the recommended preset as it is in every fold.
 
 Every part is kept in the work folder and not done again by a second start (`benchmarks.tasks`).
 """
@@ -92,6 +93,8 @@ class Programme:
     work: Path
     once: bool = False
     """Without second seeds of fine-tuning, and without figures of stage 1."""
+    preset: bool = False
+    """The recommended preset as it is; nothing is chosen inside the folds."""
 
     @property
     def measured_seeds(self) -> tuple[int, ...]:
@@ -102,6 +105,11 @@ class Programme:
     def folds(self) -> list[Fold]:
         folds = make_folds(self.rooms)
         return [replace(fold, second_seed=False) for fold in folds] if self.once else folds
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The recipes that a fold chooses from."""
+        return () if self.preset else CANDIDATES
 
     # ---- stage 1
 
@@ -176,8 +184,8 @@ class Programme:
         )
 
     def trials(self, fold: Fold) -> list[Path]:
-        """What a fold chooses among."""
-        return [self.trial(fold, recipe).makes for recipe in CANDIDATES]
+        """What a fold chooses among; none where nothing is chosen."""
+        return [self.trial(fold, recipe).makes for recipe in self.candidates]
 
     def trainings(self, fold: Fold) -> dict[str, Task]:
         """By kind: the fine-tuning, its control, and the second seed where there is one."""
@@ -188,7 +196,7 @@ class Programme:
         return {
             kind: self.finetuning(
                 f"{fold.name}-{kind}", fold.train, trials, "--targets", targets, "--seed", seed,
-                late=partial(chosen_options, trials),
+                late=partial(chosen_options, trials) if trials else tuple,
             )
             for kind, (targets, seed) in kinds.items()
         }  # fmt: skip
@@ -236,8 +244,8 @@ class Programme:
             self.export(room) for room in self.rooms
         ]
         for fold in self.folds:
-            tasks += [self.candidate(fold, recipe) for recipe in CANDIDATES]
-            tasks += [self.trial(fold, recipe) for recipe in CANDIDATES]
+            tasks += [self.candidate(fold, recipe) for recipe in self.candidates]
+            tasks += [self.trial(fold, recipe) for recipe in self.candidates]
             tasks += self.trainings(fold).values()
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         if (streets := self.streets()) is not None:
@@ -268,11 +276,13 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("bench-rooms"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rooms.md")
     parser.add_argument("--once", action="store_true", help="without repetitions by other seeds")
+    parser.add_argument("--preset", action="store_true", help="the recommended preset, without a choice in each fold")
     arguments = parser.parse_args()
     rooms = tuple(sorted(arguments.rooms.resolve().glob("room_*")))
     work = arguments.work_dir.resolve()
     (work / "metrics").mkdir(parents=True, exist_ok=True)
-    programme = Programme(rooms, arguments.camvid and arguments.camvid.resolve(), work, arguments.once)
+    camvid = arguments.camvid and arguments.camvid.resolve()
+    programme = Programme(rooms, camvid, work, arguments.once, arguments.preset)
     run_all(programme.tasks(), work / "logs")
     write_table(arguments.output, programme.evidence())
     print(f"Results: {arguments.output}")

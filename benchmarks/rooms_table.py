@@ -79,13 +79,7 @@ def write_table(path: Path, evidence: Evidence) -> None:
         "",
         *room_rows(against_original),
         "",
-        "## What was chosen inside the folds",
-        "",
-        "Recipe (the weights of depth and normals) and share of fine-tuned weights. Gain: that of mIoU plus the falls",
-        "of the RMSE of depth and of normals, all relative, mean of alone and with the original.",
-        "",
-        *choice_rows(evidence.folds),
-        "",
+        *_choices(evidence.folds),
         *(["## The second seed of fine-tuning", "", *seed_rows(evidence.folds), ""] if seconds else []),
     ]
     if evidence.streets is not None:
@@ -95,6 +89,21 @@ def write_table(path: Path, evidence: Evidence) -> None:
         lines += ["## Stage 1", "", said, "", *stage1_rows(evidence.stage1)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _choices(folds: Sequence[FoldFiles]) -> Table:
+    """The section of what was chosen."""
+    if not any(fold.trials for fold in folds):
+        return ["Every fold has the preset `recommended` as it is; nothing was chosen inside the folds.", ""]
+    return [
+        "## What was chosen inside the folds",
+        "",
+        "Recipe (the weights of depth and normals) and share of fine-tuned weights. Gain: that of mIoU plus the falls",
+        "of the RMSE of depth and of normals, all relative, mean of alone and with the original.",
+        "",
+        *choice_rows(folds),
+        "",
+    ]
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Table:

@@ -101,6 +101,17 @@ def test_the_programme_makes_all_that_it_needs(programme: Programme, once: bool)
     assert shown | {evidence.streets} | {path for paths in evidence.stage1.values() for path in paths} <= made
 
 
+def test_the_preset_needs_no_choice_and_no_options_of_its_own(programme: Programme) -> None:
+    plain = dataclasses.replace(programme, preset=True)
+    tasks = plain.tasks()
+    made = {task.makes for task in tasks}
+    assert {path for task in tasks for path in task.needs} <= made < {task.makes for task in programme.tasks()}
+    assert not any(task.name.startswith("try") or "inner" in task.name for task in tasks)
+    for fold in plain.folds:
+        assert [task.late() for task in plain.trainings(fold).values()] == [()] * len(plain.trainings(fold))
+    assert all(fold.trials == [] for fold in plain.evidence().folds)
+
+
 def test_once_leaves_out_repetitions_alone(programme: Programme) -> None:
     once = dataclasses.replace(programme, once=True)
     assert {task.makes for task in once.tasks()} < {task.makes for task in programme.tasks()}

@@ -102,3 +102,11 @@ def test_the_page_says_what_was_chosen_on_what_and_how_far_seeds_differ(tmp_path
     assert all(row[0] == "A" and row[3] == row[4] for row in seeds)  # the same run twice
     assert found["Stage 1"][1][:2] == ["room_00", "30.00 ± 1.00"]
     assert found["Stage 1"][-1][:2] == ["mean", "25.50"]
+
+
+def test_a_page_without_a_choice_says_that_there_was_none(tmp_path: Path, evidence: Evidence) -> None:
+    folds = [dataclasses.replace(fold, trials=[]) for fold in evidence.folds]
+    write_table(tmp_path / "rooms.md", dataclasses.replace(evidence, folds=folds))
+    text = (tmp_path / "rooms.md").read_text()
+    assert "nothing was chosen inside the folds" in text
+    assert "What was chosen inside the folds" not in text
