@@ -60,7 +60,7 @@ def write_table(path: Path, evidence: Evidence) -> None:
     lines = [
         f"# Five-fold cross-validation over {rooms} rooms",
         "",
-        f"Made by `python -m benchmarks.rooms` on {date.today().isoformat()}, commit {commit()}, {platform.machine()}",
+        f"Made by `{_command(evidence)}` on {date.today().isoformat()}, commit {commit()}, {platform.machine()}",
         f"({_versions(runs[0])}); what it says: [README.md](README.md).",
         "",
         f"Every room is a test room once. Protocol {runs[0].protocol}, probe seeds {_joined(runs[0].seeds)}; a second",
@@ -89,6 +89,14 @@ def write_table(path: Path, evidence: Evidence) -> None:
         lines += ["## Stage 1", "", said, "", *stage1_rows(evidence.stage1)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _command(evidence: Evidence) -> str:
+    """What makes such a page."""
+    once = not any(fold.second_seed for fold in evidence.folds)
+    preset = not any(fold.trials for fold in evidence.folds)
+    options = [option for option, given in (("--once", once), ("--preset", preset)) if given]
+    return " ".join(("python -m benchmarks.rooms", *options))
 
 
 def _choices(folds: Sequence[FoldFiles]) -> Table:

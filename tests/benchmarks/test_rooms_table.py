@@ -109,4 +109,5 @@ def test_a_page_without_a_choice_says_that_there_was_none(tmp_path: Path, eviden
     write_table(tmp_path / "rooms.md", dataclasses.replace(evidence, folds=folds))
     text = (tmp_path / "rooms.md").read_text()
     assert "nothing was chosen inside the folds" in text
+    assert "`python -m benchmarks.rooms --preset`" in text
     assert "What was chosen inside the folds" not in text
