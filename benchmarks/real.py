@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.links import link_all
 from benchmarks.named_recipes import RECIPES
 from benchmarks.real_table import write_table
 from benchmarks.rooms import export_task, stage1_task
@@ -42,11 +43,7 @@ def write_half(sequence: Path, folder: Path, frames: tuple[int, int]) -> Path:
     kept = [frame for frame in transforms["frames"] if frames[0] <= int(Path(frame["file_path"]).stem) < frames[1]]
     if not kept:
         raise SystemExit(f"{sequence} has no frame of {frames[0]} to {frames[1]}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("images", "depth"):
-        link = folder / name
-        if not link.is_symlink():
-            link.symlink_to(sequence / name)
+    link_all(folder, [sequence / name for name in ("images", "depth")])
     (folder / "transforms.json").write_text(json.dumps({**transforms, "frames": kept}))
     return folder
 
@@ -116,15 +113,10 @@ class Programme:
 
 def link_exports(rooms: Path, runs: Path, scenes: Sequence[str]) -> None:
     """runs/rooms-and-real: links to the rooms' exports, and to those that this benchmark makes in runs/real."""
-    together = runs / "rooms-and-real"
-    together.mkdir(parents=True, exist_ok=True)
     found = sorted(folder for folder in rooms.iterdir() if (folder / "scene.json").is_file())
     if not found:
         raise SystemExit(f"{rooms} holds no exports: run benchmarks.rooms first, or export the rooms.")
-    for target in [*found, *(runs / "real" / name for name in scenes)]:
-        link = together / target.name
-        if not link.is_symlink():
-            link.symlink_to(target)
+    link_all(runs / "rooms-and-real", [*found, *(runs / "real" / name for name in scenes)])
 
 
 def main() -> None:

@@ -69,6 +69,11 @@ def thinned(data: Sequence[LabelledImages]) -> list[LabelledImages]:
     return [dataclasses.replace(part, images=part.images[::EVERY]) for part in data]
 
 
+def candidate_name(recipe: str, share: float) -> str:
+    """A share of a recipe's weights, as tables call it."""
+    return f"{recipe}: {100 * share:g} %"
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A recipe to choose from, and the folder that holds what it gives."""
@@ -79,7 +84,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}: {100 * self.share:g} %"
+        return candidate_name(self.recipe, self.share)
 
 
 def make_candidates(recipe: str, full: Path, export: Path, work: Path) -> list[Candidate]:
@@ -141,9 +146,14 @@ class Trial:
         return Trial(found["recipe"], {float(key): gain for key, gain in found["gains"].items()}, found["validation"])
 
 
+def all_gains(trials: Sequence[Trial]) -> dict[tuple[str, float], float]:
+    """By recipe and share of its weights."""
+    return {(trial.recipe, share): value for trial in trials for share, value in trial.gains.items()}
+
+
 def choose(trials: Sequence[Trial]) -> tuple[str, float]:
     """The recipe and the share of its weights that gained most."""
-    gains = {(trial.recipe, share): value for trial in trials for share, value in trial.gains.items()}
+    gains = all_gains(trials)
     return max(gains, key=gains.__getitem__)
 
 

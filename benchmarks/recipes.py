@@ -4,10 +4,10 @@
 
 In every fold of `benchmarks.rooms` each recipe is trained on the six rooms that are neither tested nor validate, and
 probed on the two validation rooms: no test room of the fold takes part. The work folder is that of `benchmarks.rooms`,
-whose exports, trainings and trials are used; every part is kept in it. A recipe costs four to five minutes of one core
-in each fold for its training ("four epochs": twice that) and three to four for its probes: count on an hour of two
-cores a fold for all of them. `benchmarks.rounds` are rows too; shares of a round's weights are mixed with those of the
-round before.
+whose exports, trainings and trials are used; every part is kept in it. A recipe costs five to seven minutes of one
+core in each fold for its training ("four epochs": twice that) and four to five for its probes: count on an hour and a
+half of two cores a fold for all of them. `benchmarks.rounds` are rows too; shares of a round's weights are mixed with
+those of the round before.
 """
 
 from __future__ import annotations
@@ -51,22 +51,24 @@ class Study:
             return self.programme.trial(fold, recipe, Rounds(self.programme, fold).training(ROUNDS[recipe]))
         return self.programme.trial(fold, recipe)
 
+    @property
+    def rows(self) -> list[str]:
+        """What the page shows: the main recipe, which others are compared with, beside those that were asked for."""
+        return list(dict.fromkeys((MAIN, *self.recipes)))
+
     def tasks(self) -> list[Task]:
+        rounds = max((ROUNDS[row] for row in self.rows if row in ROUNDS), default=1)
         tasks = []
         for fold in self.folds:
-            for recipe in (MAIN, *self.recipes):
-                if recipe in RECIPES:
-                    tasks += [self.programme.candidate(fold, recipe), self.trial(fold, recipe)]
-            rounds = max((ROUNDS[recipe] for recipe in self.recipes if recipe in ROUNDS), default=1)
+            tasks += [self.programme.candidate(fold, row) for row in self.rows if row in RECIPES]
             tasks += Rounds(self.programme, fold).tasks(rounds)
-            tasks += [self.trial(fold, recipe) for recipe in self.recipes if recipe in ROUNDS]
-        return list({task.makes: task for task in tasks}.values())
+            tasks += [self.trial(fold, row) for row in self.rows]
+        return tasks
 
     def results(self) -> list[list[ProbeResults]]:
-        """Of every recipe, in every fold."""
+        """Of every row, in every fold."""
         return [
-            [ProbeResults.load(results_beside(self.trial(fold, recipe).makes)) for fold in self.folds]
-            for recipe in self.recipes
+            [ProbeResults.load(results_beside(self.trial(fold, row).makes)) for fold in self.folds] for row in self.rows
         ]
 
 
@@ -126,6 +128,7 @@ def main() -> None:
     programme = Programme(tuple(sorted(arguments.rooms.resolve().glob("room_*"))), None, work)
     folds = tuple(fold for fold in programme.folds if fold.name in (arguments.folds or fold.name))
     study = Study(programme, folds, tuple(arguments.recipes))
+    programme.link_exports()
     run_all(study.tasks(), work / "logs")
     write_page(arguments.output, study.results(), [fold.name for fold in folds])
     print(f"Results: {arguments.output}")

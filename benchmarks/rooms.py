@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.links import link_all
 from benchmarks.named_recipes import RECIPES, file_name
 from benchmarks.recipe_choice import CANDIDATES, chosen_options
 from benchmarks.rooms_table import Evidence, FoldFiles, write_table
@@ -111,6 +112,11 @@ class Programme:
         """The recipes that a fold chooses from."""
         return () if self.preset else CANDIDATES
 
+    @property
+    def made(self) -> Path:
+        """The folder of fine-tunings and probes: the preset's are others than those that were chosen."""
+        return self.work / "preset" if self.preset else self.work
+
     # ---- stage 1
 
     def training(self, room: Path, seed: int) -> Task:
@@ -132,40 +138,40 @@ class Programme:
     # ---- fine-tuning
 
     def exports_of(self, rooms: Sequence[Path]) -> Path:
-        """A folder of links to the exports of some rooms, which may still be to be made.
+        """The folder of links to the exports of some rooms (`link_exports`).
 
         Fine-tuning is pointed at them and not told to hold out the others (--val-scenes), whose views it would encode
         after every epoch for figures that nothing here is chosen by.
         """
-        folder = self.work / "runs-of" / "-".join(room.name.removeprefix("room_") for room in rooms)
-        folder.mkdir(parents=True, exist_ok=True)
-        for room in rooms:
-            link = folder / room.name
-            if not link.is_symlink():
-                link.symlink_to(self.work / "runs" / room.name, target_is_directory=True)
-        return folder
+        return self.work / "runs-of" / "-".join(room.name.removeprefix("room_") for room in rooms)
+
+    def link_exports(self) -> None:
+        """Make these folders, of exports which may still be to be made."""
+        for fold in self.folds:
+            for rooms in (fold.inner, fold.train):
+                link_all(self.exports_of(rooms), [self.work / "runs" / room.name for room in rooms])
 
     def finetuning(
-        self, name: str, rooms: Sequence[Path], needs: Sequence[Path], *options: str,
+        self, name: str, exports: Path, needs: Sequence[Path], *options: str,
         late: Callable[[], tuple[str, ...]] = tuple,
     ) -> Task:  # fmt: skip
-        """On the exports of some rooms, with the recommended recipe and options of its own."""
-        folder = self.work / "finetuned" / name
+        """On all exports of a folder, with the recommended recipe and options of its own."""
+        folder = self.made / "finetuned" / name
         return Task(
             f"fine-tune {name}",
             folder / "fit3d.json",
             (
-                *("fit3d-finetune", "--exports", str(self.exports_of(rooms)), "--output-dir", str(folder)),
+                *("fit3d-finetune", "--exports", str(exports), "--output-dir", str(folder)),
                 *("--preset", "recommended", "--val-fraction", "0", *options),
             ),
-            (*(self.export(room).makes for room in rooms), *needs),
+            tuple(needs),
             late,
         )
 
     def candidate(self, fold: Fold, recipe: str) -> Task:
         """A training inside a fold, with all of the weights: any share of them comes from it."""
-        name = f"{fold.name}-inner-{file_name(recipe)}"
-        return self.finetuning(name, fold.inner, (), *RECIPES[recipe], "--weight-mix", "1.0")
+        name, made = f"{fold.name}-inner-{file_name(recipe)}", [self.export(room).makes for room in fold.inner]
+        return self.finetuning(name, self.exports_of(fold.inner), made, *RECIPES[recipe], "--weight-mix", "1.0")
 
     def trial(self, fold: Fold, recipe: str, training: Task | None = None) -> Task:
         """Probes of shares of a recipe's weights inside a fold; of another training than its candidate, if given."""
@@ -192,10 +198,11 @@ class Programme:
         kinds = {"gaussians": ("gaussians", "0"), "mirror": ("mirror", "0")}
         if fold.second_seed:
             kinds["gaussians-1"] = ("gaussians", "1")
-        trials = self.trials(fold)
+        trials, exports = self.trials(fold), [self.export(room).makes for room in fold.train]
         return {
             kind: self.finetuning(
-                f"{fold.name}-{kind}", fold.train, trials, "--targets", targets, "--seed", seed,
+                f"{fold.name}-{kind}", self.exports_of(fold.train), [*exports, *trials],
+                "--targets", targets, "--seed", seed,
                 late=partial(chosen_options, trials) if trials else tuple,
             )
             for kind, (targets, seed) in kinds.items()
@@ -223,7 +230,7 @@ class Programme:
         self, name: str, tuned: Path, control: Path, train: Sequence[str] | map[str], test: Sequence[str] | map[str],
         tasks: Sequence[str],
     ) -> Task:  # fmt: skip
-        folder = self.work / "probes" / name
+        folder = self.made / "probes" / name
         return Task(
             f"probe {name}",
             folder / "results.json",
@@ -240,12 +247,11 @@ class Programme:
 
     def tasks(self) -> list[Task]:
         """Everything, in an order that shows the folds' results early."""
-        tasks = [self.training(room, STAGE1_SEEDS[0]) for room in self.rooms] + [
-            self.export(room) for room in self.rooms
-        ]
+        tasks = [self.training(room, STAGE1_SEEDS[0]) for room in self.rooms]
+        tasks += [self.export(room) for room in self.rooms]
         for fold in self.folds:
-            tasks += [self.candidate(fold, recipe) for recipe in self.candidates]
-            tasks += [self.trial(fold, recipe) for recipe in self.candidates]
+            for recipe in self.candidates:
+                tasks += [self.candidate(fold, recipe), self.trial(fold, recipe)]
             tasks += self.trainings(fold).values()
         tasks += [task for fold in self.folds for task in self._probings(fold)]
         if (streets := self.streets()) is not None:
@@ -283,6 +289,7 @@ def main() -> None:
     (work / "metrics").mkdir(parents=True, exist_ok=True)
     camvid = arguments.camvid and arguments.camvid.resolve()
     programme = Programme(rooms, camvid, work, arguments.once, arguments.preset)
+    programme.link_exports()
     run_all(programme.tasks(), work / "logs")
     write_table(arguments.output, programme.evidence())
     print(f"Results: {arguments.output}")

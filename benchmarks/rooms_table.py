@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.markdown import header, row
-from benchmarks.recipe_choice import Trial, choose
+from benchmarks.recipe_choice import Trial, all_gains, candidate_name, choose
 from benchmarks.report import commit
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.cross_validation import pool
@@ -143,12 +143,11 @@ def room_rows(comparisons: Sequence[Comparison]) -> Table:
 def choice_rows(folds: Sequence[FoldFiles]) -> Table:
     """Recipe and share of fine-tuned weights of every fold, and the gains they were chosen by."""
     tried = {fold.name: [Trial.load(path) for path in fold.trials] for fold in folds}
-    candidates = [(trial.recipe, share) for trial in next(iter(tried.values())) for share in trial.gains]
-    titles = {(recipe, share): f"{recipe}: {100 * share:g} %" for recipe, share in candidates}
+    titles = {key: candidate_name(*key) for key in all_gains(next(iter(tried.values())))}
     rows = header("fold", "chosen on", *(f"gain of {title}" for title in titles.values()), "kept")
     for fold, trials in tried.items():
-        gains = {(trial.recipe, share): value for trial in trials for share, value in trial.gains.items()}
-        cells = [f"{100 * gains[candidate]:+.1f} %" for candidate in candidates]
+        gains = all_gains(trials)
+        cells = [f"{100 * gains[key]:+.1f} %" for key in titles]
         rows.append(row(fold, _joined(trials[0].validation), *cells, titles[choose(trials)]))
     return rows
 

@@ -35,15 +35,10 @@ class Rounds:
         """The fine-tuning of that round (from 1), with all of the weights."""
         if count == 1:
             return self.programme.candidate(self.fold, MAIN)
-        lifts = self.lifts(count)
-        folder = self.programme.work / "finetuned" / f"{self.fold.name}-inner-round-{count}"
-        command = (
-            *("fit3d-finetune", "--exports", str(self.exports(count)), "--output-dir", str(folder)),
-            *("--weights", str(self.backbone(count - 1).makes.parent), "--preset", "recommended"),
-            *("--val-fraction", "0", *RECIPES[MAIN], "--weight-mix", "1.0"),
-        )
-        needs = tuple(lift.makes for lift in lifts)
-        return Task(f"fine-tune {self.fold.name} round {count}", folder / "fit3d.json", command, needs)
+        return self.programme.finetuning(
+            f"{self.fold.name}-inner-round-{count}", self.exports(count), [lift.makes for lift in self.lifts(count)],
+            "--weights", str(self.backbone(count - 1).makes.parent), *RECIPES[MAIN], "--weight-mix", "1.0",
+        )  # fmt: skip
 
     def backbone(self, count: int) -> Task:
         """The share of a round's weights that the next one goes on from."""

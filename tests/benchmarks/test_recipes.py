@@ -19,6 +19,7 @@ from tests.fit3d_finetune.report.samples import make_results
 def study(tmp_path: Path) -> Study:
     rooms = tuple(tmp_path / f"room_{index:02d}" for index in range(10))
     programme = Programme(rooms, tmp_path / "camvid", tmp_path / "work")
+    programme.link_exports()
     return Study(programme, tuple(programme.folds))
 
 
@@ -45,6 +46,7 @@ def test_a_study_of_some_recipes_has_the_main_one_beside_them_and_no_rounds(stud
     some = dataclasses.replace(study, folds=study.folds[:1], recipes=("gram",))
     trained = {task.makes.parent.name for task in some.tasks() if task.name.startswith("fine-tune")}
     assert trained == {"A-inner-gram", "A-inner-depth-normals-class_token"}
+    assert some.rows == ["depth, normals, class token", "gram"], "and the page shows it"
 
 
 def test_the_page_has_the_changes_of_every_arm(tmp_path: Path) -> None:
