@@ -78,11 +78,21 @@ def measure_matching(
             first, second = held[1], _points(views[pair.second], backbones, maps, pair.second)
             cosines = {name: first.features[name] @ second.features[name].T for name in backbones}
             for arm in arms:
-                one, *others = (cosines[name] for name in arm.backbones)
-                matches = ratio_test_matches(sum(others, one) / len(arm.backbones), MATCHES)
+                matches = ratio_test_matches(_mean([cosines[name] for name in arm.backbones]), MATCHES)
                 errors[arm.name][:, index] = _recall(first, second, matches, views[pair.first], views[pair.second])
     places = [scenes.index(views[pair.first].scene) for pair in pairs]
     return {name: _summarize(found, pairs, places, settings) for name, found in errors.items()}
+
+
+def _mean(cosines: Sequence[Tensor]) -> Tensor:
+    """Their mean; the one itself where there is but one, as these matrices are far larger than any cache."""
+    one, *others = cosines
+    if not others:
+        return one
+    total = one + others[0]
+    for other in others[1:]:
+        total += other
+    return total.div_(len(cosines))
 
 
 def ratio_test_matches(cosine: Tensor, count: int) -> tuple[Array, Array]:
