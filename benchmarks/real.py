@@ -6,7 +6,8 @@
 Stage 1 on the first half of a Kinect sequence (7-Scenes, redkitchen) and on fox; fine-tuning on them with the exports
 of the rooms, and on them alone; probes of depth, normals and matching on the sequence's second half, trained on its
 first one, and of segmentation on MSRC and CamVid, which no fine-tuning saw. The sequence is split in time, with a gap,
-as neighbouring frames are alike. Every part is kept in the work folder (`benchmarks.tasks`).
+as neighbouring frames are alike. Every part is kept in the work folder (`benchmarks.tasks`). --tunings and --probe do
+a part of it: all takes two hours of two cores with AMX, and four times as long without bf16.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.links import link_all
-from benchmarks.named_recipes import RECIPES
 from benchmarks.real_table import write_table
 from benchmarks.rooms import export_task, stage1_task
 from benchmarks.tasks import Task, run_all
@@ -29,12 +29,12 @@ PROBE_SEEDS = ("0", "1", "2")
 TUNINGS = {
     "recommended": ("rooms-and-real", ()),
     "control": ("rooms-and-real", ("--targets", "mirror")),
-    "features": ("rooms-and-real", RECIPES["features"]),
     "real-alone": ("real", ()),
 }
 """By name: which exports, and the options beside the recommended recipe."""
-FURTHER = {"features alone": "features", "real scenes alone": "real-alone"}
-"""Arms beside fine-tuned and the 2D control, which both have targets of depth and normals."""
+DATA = ("kitchen", "MSRC", "CamVid")
+FURTHER = {"real scenes alone": "real-alone"}
+"""Arms beside fine-tuned and the 2D control."""
 
 
 def write_half(sequence: Path, folder: Path, frames: tuple[int, int]) -> Path:
@@ -58,6 +58,10 @@ class Programme:
     msrc: Path
     camvid: Path
     work: Path
+    tunings: tuple[str, ...] = tuple(TUNINGS)
+    """Which are done; "recommended" always."""
+    data: tuple[str, ...] = DATA
+    """Which are probed on."""
 
     def training(self, name: str) -> Task:
         return stage1_task(name, self.scenes[name], self.work / "outputs", "run")
@@ -79,36 +83,43 @@ class Programme:
         )
 
     def probings(self) -> dict[str, Task]:
-        """By data set."""
+        """By data set, those that are probed on."""
         kitchen, msrc = str(self.scenes["kitchen"]), self.msrc
         streets = [f"camvid:{self.camvid / part}" for part in ("train", "val")]
-        return {
+        probings = {
             "kitchen": self._probing(
                 "kitchen", [kitchen], [str(self.kitchen_test)], ["depth", "normals", "consistency", "matching"]
             ),
             "MSRC": self._probing("MSRC", [str(msrc / "train")], [str(msrc / "val")], ["segmentation"]),
             "CamVid": self._probing("CamVid", streets[:1], streets[1:], ["segmentation"]),
         }
+        return {name: task for name, task in probings.items() if name in self.data}
 
     def _probing(self, name: str, train: Sequence[str], test: Sequence[str], tasks: Sequence[str]) -> Task:
         folder = self.work / "probes" / name
-        made = {tuning: self.tuning(tuning).makes for tuning in TUNINGS}
-        further = [f"{arm}={made[tuning].parent}" for arm, tuning in FURTHER.items()]
+        made = {tuning: self.tuning(tuning).makes for tuning in self.tunings}
+        control = ("--control", str(made["control"].parent)) if "control" in made else ()
+        further = [f"{arm}={made[tuning].parent}" for arm, tuning in FURTHER.items() if tuning in made]
         return Task(
             f"probe {name}",
             folder / "results.json",
             (
                 *("fit3d-probe", "--finetuned", str(made["recommended"].parent)),
-                *("--control", str(made["control"].parent), "--arm", *further),
+                *(*control, *(("--arm", *further) if further else ())),
                 *("--train-data", *train, "--test-data", *test, "--tasks", *tasks, "--seeds", *PROBE_SEEDS),
                 *("--precision", "auto", "--output-dir", str(folder)),
             ),
             tuple(made.values()),
         )
 
+    def made(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """What the page is made from: results by data set, fine-tuned folders by their name."""
+        results = {name: task.makes for name, task in self.probings().items()}
+        return results, {name: self.tuning(name).makes.parent for name in self.tunings}
+
     def tasks(self) -> list[Task]:
         stage1 = [task for name in self.scenes for task in (self.training(name), self.export(name))]
-        return [*stage1, *map(self.tuning, TUNINGS), *self.probings().values()]
+        return [*stage1, *map(self.tuning, self.tunings), *self.probings().values()]
 
 
 def link_exports(rooms: Path, runs: Path, scenes: Sequence[str]) -> None:
@@ -125,6 +136,8 @@ def main() -> None:
     for name in ("kitchen", "fox", "msrc", "camvid"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--rooms", type=Path, required=True, help="exports of the rooms (benchmarks.rooms: runs/)")
+    parser.add_argument("--tunings", nargs="+", choices=list(TUNINGS), default=list(TUNINGS))
+    parser.add_argument("--probe", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--work-dir", type=Path, default=Path("bench-real"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "real.md")
     arguments = parser.parse_args()
@@ -132,9 +145,17 @@ def main() -> None:
     halves = {name: write_half(arguments.kitchen.resolve(), work / "captures" / name, HALVES[name]) for name in HALVES}
     scenes = {"kitchen": halves["kitchen"], "fox": arguments.fox.resolve()}
     link_exports(arguments.rooms.resolve(), work / "runs", list(scenes))
-    programme = Programme(scenes, halves["kitchen-test"], arguments.msrc.resolve(), arguments.camvid.resolve(), work)
+    programme = Programme(
+        scenes,
+        halves["kitchen-test"],
+        arguments.msrc.resolve(),
+        arguments.camvid.resolve(),
+        work,
+        tuple(dict.fromkeys(("recommended", *arguments.tunings))),
+        tuple(arguments.probe),
+    )
     run_all(programme.tasks(), work / "logs")
-    write_table(arguments.output, {name: task.makes for name, task in programme.probings().items()})
+    write_table(arguments.output, *programme.made())
     print(f"Results: {arguments.output}")
 
 

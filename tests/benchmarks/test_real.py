@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import real_table
 from benchmarks.real import FURTHER, HALVES, TUNINGS, Programme, link_exports, write_half
 from benchmarks.real_table import arm_rows, write_table
 from tests.fit3d_finetune.report.samples import make_results
@@ -64,12 +67,27 @@ def test_exports_lie_together_by_links(tmp_path: Path) -> None:
     assert {link.name for link in (tmp_path / "runs" / "rooms-and-real").iterdir()} == {"room_00", "fox"}
 
 
-def test_the_page_has_every_arm_on_every_data_set(tmp_path: Path) -> None:
+def test_a_part_of_the_programme_needs_only_what_it_is_made_from(programme: Programme) -> None:
+    part = replace(programme, tunings=("recommended",), data=("MSRC",))
+    tasks = [task for task in part.tasks() if task.command[0] != "ns-train" and task.command[0] != "fit3d-export"]
+    assert [task.name for task in tasks] == ["fine-tune recommended", "probe MSRC"]
+    assert not {"--control", "--arm"} & {*tasks[1].command}
+    assert tasks[1].needs == (tasks[0].makes,)
+    results, tunings = part.made()
+    assert (list(results), list(tunings)) == (["MSRC"], ["recommended"])
+
+
+def test_the_page_has_every_arm_on_every_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = make_results(scenes=1)
     results.save(tmp_path / "a.json")
-    write_table(tmp_path / "real.md", {"kitchen": tmp_path / "a.json", "CamVid": tmp_path / "a.json"})
+    summary = {"run": {"scenes": {"fox": "", "desk": ""}, "targets": "gaussians", "backbone": {"precision": "fp32"}}}
+    tuned = SimpleNamespace(summary={**summary, "training_views": 90, "steps": 90})
+    monkeypatch.setattr(real_table, "read_finetuned", lambda _: tuned)
+    results_of = {"kitchen": tmp_path / "a.json", "CamVid": tmp_path / "a.json"}
+    write_table(tmp_path / "real.md", results_of, {"real-alone": tmp_path})
     page = (tmp_path / "real.md").read_text()
     assert page.count("| original + fine-tuned |") == 2
+    assert "| real-alone | desk, fox | gaussians | 90 | 90 | fp32 |" in page
     assert "significan" not in page.replace("nothing here is tested for significance", "")
     header, _, *rows = arm_rows(results)
     assert "depth: RMSE ↓" in header
