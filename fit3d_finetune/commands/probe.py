@@ -15,7 +15,8 @@ from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned, require_origi
 from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
 from fit3d_finetune.probing.data.checks import DEFAULT_TASKS, TASKS, VIEW_TASKS, TaskName
 from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmarkName
+from fit3d_finetune.probing.data.depth_benchmarks import depth_benchmark, depth_limit
+from fit3d_finetune.probing.data.labelled_images import DepthBenchmarkName
 from fit3d_finetune.probing.plan import Probing, default_arms
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
 from fit3d_finetune.probing.results import Example, ProbeResults
@@ -49,7 +50,8 @@ class ProbeArguments:
 
     test_data: tuple[str, ...]
     """Where to test: scenes (transforms.json with depth_file_path, semantic_file_path), folders (images/,
-    annotations/, depth/), camvid:…/camvid/val, or for consistency and matching alone exports (runs/<scene>)."""
+    annotations/, depth/), published data sets as KIND:PATH (camvid:…/camvid/val, ade20k:…, nyu-depth:…; docs/data.md),
+    or for consistency and matching alone exports (runs/<scene>)."""
     train_data: tuple[str, ...] = ()
     """Where probes are trained; consistency and matching need none."""
     finetuned: Path | None = None
@@ -71,11 +73,12 @@ class ProbeArguments:
     """Probe training steps instead of the protocol's (both tasks)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One probe of each arm per seed."""
-    max_depth: float = 10.0
-    """Metres; the bins end there and farther pixels do not count (80 for streets)."""
-    depth_benchmark: DepthBenchmarkName = "none"
+    max_depth: float | None = None
+    """Metres; the bins end there and farther pixels do not count. None: what belongs to the data (80 for kitti-depth,
+    20 for scannetpp-depth), else 10."""
+    depth_benchmark: DepthBenchmarkName | None = None
     """Crops of a benchmark: where depth is scored (Eigen's for scannet and nyu, Garg's for kitti), and what the paper
-    protocol trains on; none: whole images."""
+    protocol trains on; none: whole images. None: those of nyu-depth, scannet-depth and kitti-depth, else none."""
     images_root: Path | None = None
     """Where the images of exports are now, if they moved."""
     precision: PrecisionChoice | None = None
@@ -92,7 +95,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     check_iterations(arguments.iterations)
     if not arguments.seeds:
         raise InputError("--seeds is empty: give at least one.")
-    if not 0 < arguments.max_depth < float("inf"):
+    if arguments.max_depth is not None and not 0 < arguments.max_depth < float("inf"):
         raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.iterations is not None:
@@ -123,8 +126,8 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             protocol=protocol,
             seeds=arguments.seeds,
             device=device,
-            max_depth=arguments.max_depth,
-            benchmark=DEPTH_BENCHMARKS[arguments.depth_benchmark],
+            max_depth=depth_limit(data, arguments.max_depth),
+            benchmark=depth_benchmark(data, arguments.depth_benchmark),
         )
     )
     write_results(results, examples, arguments.output_dir)

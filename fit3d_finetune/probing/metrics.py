@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fit3d_finetune.probing.data.labelled_images import VOID
+from fit3d_finetune.probing.data.codings import VOID
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.counts import Array, ClassCounts, counts_of
-from fit3d_finetune.probing.data.labelled_images import VOID
+from fit3d_finetune.probing.data.codings import VOID
 from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.results import Arm, NearestNeighbourResult
 from fit3d_finetune.probing.scene_figures import accuracy_sums, iou_per_class, iou_sums, mean_known, mean_over_scenes

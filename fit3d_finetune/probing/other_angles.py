@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fit3d_finetune.probing.correspondences import visible_points
-from fit3d_finetune.probing.data.labelled_images import VOID
+from fit3d_finetune.probing.data.codings import VOID
 from fit3d_finetune.probing.data.views import Array, ConsistencyView
 from fit3d_finetune.probing.nearest_neighbours import (
     MEMORY,

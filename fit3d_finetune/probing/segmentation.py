@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.counts import ClassCounts, counts_of
+from fit3d_finetune.probing.data.codings import VOID
 from fit3d_finetune.probing.data.encoding import EncodedImages, Standardization, StandardizedImages
-from fit3d_finetune.probing.data.labelled_images import VOID
 from fit3d_finetune.probing.heads import LinearHeads
 from fit3d_finetune.probing.metrics import confusion_matrix
 from fit3d_finetune.probing.protocol import FastProtocol, learning_rate

@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
@@ -58,11 +58,14 @@ def read_header(path: Path) -> ImageHeader:
         return ImageHeader(width, height, _array_kind(array), channels, False)
 
 
-def load_image(path: Path, background: tuple[float, float, float] = WHITE, keep_alpha: bool = False) -> Array:
+def load_image(
+    path: Path, background: tuple[float, float, float] = WHITE, keep_alpha: bool = False, upright: bool = False
+) -> Array:
     """Decode an image file to uint8 [H, W, 3] RGB, or with `keep_alpha` to [H, W, 4] where it has transparency.
 
     Greyscale is repeated, palettes are looked up, 16-bit values are rounded to 8 bits, floats must lie
-    in 0..1, and transparent pixels are composited over `background` (RGB in 0..1) unless `keep_alpha`.
+    in 0..1, and transparent pixels are composited over `background` (RGB in 0..1) unless `keep_alpha`. `upright`
+    turns the image as its EXIF data ask, which nothing that has cameras for the stored pixels may do.
 
     Raises:
         InputError: the file is missing, truncated or no image.
@@ -76,7 +79,7 @@ def load_image(path: Path, background: tuple[float, float, float] = WHITE, keep_
             image.load()
             array = _decode_with_opencv(path) if is_deep else None
             if array is None:
-                array = _pillow_pixels(image)
+                array = _pillow_pixels(ImageOps.exif_transpose(image) if upright else image)
     except Exception as error:  # Pillow's plugins raise many types on broken files
         decoded = _decode_with_opencv(path)
         # OpenCV fills what a truncated file lacks with grey: trust it only with formats unknown to Pillow.

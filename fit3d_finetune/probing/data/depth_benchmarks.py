@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fit3d_finetune.probing.data.labelled_images import LabelledImages
+from fit3d_finetune.probing.data.labelled_images import DepthBenchmarkName, LabelledImages
 from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Region = tuple[slice, slice]
-DepthBenchmarkName = Literal["none", "scannet", "nyu", "kitti"]
+T = TypeVar("T")
 
 _KITTI = (352, 1216)
 _ALL = (slice(None), slice(None))
@@ -116,3 +116,34 @@ DEPTH_BENCHMARKS: dict[DepthBenchmarkName, DepthBenchmark] = {
         exact=False,
     ),
 }
+
+
+USUAL_LIMIT = 10.0
+"""Metres, of data that say nothing else."""
+
+
+def depth_benchmark(data: Sequence[LabelledImages], chosen: DepthBenchmarkName | None) -> DepthBenchmark:
+    """What was chosen; if nothing was, what belongs to the data.
+
+    Raises:
+        InputError: the data belong to different ones, and nothing was chosen.
+    """
+    return DEPTH_BENCHMARKS[_chosen([part.benchmark for part in data], chosen, "--depth-benchmark")]
+
+
+def depth_limit(data: Sequence[LabelledImages], chosen: float | None) -> float:
+    """Metres; as `depth_benchmark`."""
+    limits = [part.max_depth or USUAL_LIMIT for part in data]
+    return _chosen(limits, chosen, "--max-depth")
+
+
+def _chosen(found: Sequence[T], chosen: T | None, option: str) -> T:
+    if chosen is not None:
+        return chosen
+    first, *others = dict.fromkeys(found)
+    if others:
+        raise InputError(
+            f"the data have different conventions for depth ({', '.join(map(str, (first, *others)))}): say {option}, "
+            "or probe them apart."
+        )
+    return first

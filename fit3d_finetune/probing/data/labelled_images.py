@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fit3d_finetune.probing.data.codings import AS_NUMBERED, MILLIMETRES, DepthCoding, LabelCoding
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_ns.capture.images import load_image, read_header
 from fit3d_ns.common.errors import InputError
@@ -19,11 +20,12 @@ from fit3d_ns.scene.normals import normals_from_depth
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VOID = 255
-"""Label of pixels that do not count."""
+DepthBenchmarkName = Literal["none", "scannet", "nyu", "kitti"]
 
 # Metres. Indoor and street scenes lie well within; millimetres read as metres do not, nor do the reverse.
 PLAUSIBLE_DEPTH = (0.05, 200.0)
+SAME_SHAPE = 0.02
+"""By how much sides may differ, as a share, where labels or depth have another resolution than the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +45,14 @@ class LabelledImage:
     name: str
     path: Path
     label_path: Path | None = None
-    void_label: int = VOID
     depth_path: Path | None = None
-    depth_scale: float = 1e-3
-    """Metres per unit of the depth file."""
     camera: PinholeCamera | None = None
     scene: str = ""
     """The part of its data set that hangs together, e.g. one drive of several; "": all of it does."""
+    label_coding: LabelCoding = AS_NUMBERED
+    depth_coding: DepthCoding = MILLIMETRES
+    upright: bool = False
+    """Whether its pixels are turned as its EXIF data ask; labels, depth and camera are of the turned image then."""
 
     @property
     def has_geometry(self) -> bool:
@@ -58,48 +61,48 @@ class LabelledImage:
 
     def image(self) -> Array:
         """uint8 [H, W, 3]."""
-        return load_image(self.path)
+        return load_image(self.path, upright=self.upright)
 
     def size(self) -> tuple[int, int]:
         """(height, width), from the file's header."""
         header = read_header(self.path)
-        return header.height, header.width
+        turned = self.upright and header.exif_rotated
+        return (header.width, header.height) if turned else (header.height, header.width)
 
     def labels(self, num_classes: int) -> Array:
-        """Class indices uint8 [H, W], 255 where void.
+        """Class indices uint8 [H, W], 255 where void; of the nearest pixel if the file has another resolution.
 
         Raises:
-            InputError: of another size than the image, not a class map, or a class that does not exist.
+            InputError: of another shape than the image, not a class map, or a class that does not exist.
         """
         assert self.label_path is not None
-        labels = _read(self.label_path, "labels")
-        self._require_size(labels, self.label_path)
-        labels = np.where(labels == self.void_label, VOID, labels)
-        wrong = np.setdiff1d(np.unique(labels), [*range(num_classes), VOID])
-        if len(wrong):
+        labels, wrong = self.label_coding.decode(read_numbers(self.label_path, "labels"), num_classes)
+        if wrong is not None:
+            numbers = self.label_coding.classes or range(num_classes)
+            void = "".join(f", {number} = void" for number in self.label_coding.void)
             raise InputError(
-                f"{self.label_path} holds class {int(wrong[0])}, but there are {num_classes} classes "
-                f"(0 to {num_classes - 1}, {VOID} = void): check classes.json."
+                f"{self.label_path} holds class {wrong}, but there are {num_classes} classes "
+                f"({min(numbers)} to {max(numbers)}{void}): check classes.json, or whether it is another data set's."
             )
-        return labels.astype(np.uint8)
+        return self._at_image_size(labels, self.label_path)
 
     def depth(self) -> Array:
-        """float32 [H, W] in metres along the camera's z axis, 0 where unknown.
+        """float32 [H, W] in metres along the camera's z axis, 0 where unknown; nearest pixels, as labels.
 
         Raises:
-            InputError: of another size than the image, or values that cannot be metres.
+            InputError: of another shape than the image, or values that cannot be metres.
         """
         assert self.depth_path is not None
-        depth = _read(self.depth_path, "depth").astype(np.float32) * np.float32(self.depth_scale)
-        self._require_size(depth, self.depth_path)
-        known = depth[np.isfinite(depth) & (depth > 0)]
+        stored = self._at_image_size(read_numbers(self.depth_path, "depth"), self.depth_path)
+        depth = self.depth_coding.decode(stored)
+        known = depth[depth > 0]
         low, high = PLAUSIBLE_DEPTH
         if len(known) and not low <= float(np.median(known)) <= high:
             raise InputError(
                 f"{self.depth_path}: a median depth of {np.median(known):.3g} m is implausible; check its unit "
-                f"(here {self.depth_scale:g} m each: depth_unit_scale_factor in transforms.json)."
+                f"(here {self.depth_coding.metres:g} m each: depth_unit_scale_factor in transforms.json)."
             )
-        return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+        return depth
 
     def normals(self, max_depth: float = math.inf) -> Array:
         """Surface normals float32 [H, W, 3] in the camera's frame, by its depth; zero where unknown.
@@ -129,13 +132,20 @@ class LabelledImage:
             )
         return ConsistencyView(self.depth(), self.camera.K, self.camera.camera_to_world, scene)
 
-    def _require_size(self, values: Array, path: Path) -> None:
+    def _at_image_size(self, values: Array, path: Path) -> Array:
+        """The values of the pixels nearest to the image's, which may have another resolution."""
         height, width = self.size()
-        if values.shape != (height, width):
+        h, w = values.shape
+        if (h, w) == (height, width):
+            return values
+        if abs(h * width / (w * height) - 1) > SAME_SHAPE:
             raise InputError(
-                f"{path} is {values.shape[1]}x{values.shape[0]}, but its image {self.path.name} is {width}x{height}: "
-                "give labels and depth at the images' size."
+                f"{path} is {w}x{h}, but its image {self.path.name} is {width}x{height}: give labels and depth of the "
+                "image's shape (its resolution may be another)."
             )
+        rows, columns = ((np.arange(n) + 0.5) * size / n for n, size in ((height, h), (width, w)))
+        found: Array = values[np.ix_(rows.astype(np.int64), columns.astype(np.int64))]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +156,10 @@ class LabelledImages:
     images: tuple[LabelledImage, ...]
     classes: tuple[str, ...] = ()
     """Empty if there are no labels."""
+    benchmark: DepthBenchmarkName = "none"
+    """Whose crops belong to it."""
+    max_depth: float | None = None
+    """Metres, up to which it is scored as a rule."""
 
     @property
     def has_labels(self) -> bool:
@@ -174,7 +188,7 @@ def scenes_of(data: Sequence[LabelledImages]) -> list[str]:
     ]
 
 
-def _read(path: Path, what: str) -> Array:
+def read_numbers(path: Path, what: str) -> Array:
     """The numbers that a single-channel file stores; of a palette image its indices, as annotations often are."""
     try:
         with Image.open(path) as image:

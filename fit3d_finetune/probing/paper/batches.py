@@ -26,8 +26,9 @@ from fit3d_finetune.probing.augmentation import (
     size_of,
     varied_region,
 )
+from fit3d_finetune.probing.data.codings import VOID
 from fit3d_finetune.probing.data.depth_benchmarks import DepthBenchmark
-from fit3d_finetune.probing.data.labelled_images import VOID, LabelledImage
+from fit3d_finetune.probing.data.labelled_images import LabelledImage
 from fit3d_finetune.probing.protocol import PaperProtocol
 
 Array = np.ndarray[Any, np.dtype[Any]]

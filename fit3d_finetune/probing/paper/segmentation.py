@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.augmentation import Region, fitted_size, resize, size_of
-from fit3d_finetune.probing.data.labelled_images import VOID, LabelledImage
+from fit3d_finetune.probing.data.codings import VOID
+from fit3d_finetune.probing.data.labelled_images import LabelledImage
 from fit3d_finetune.probing.paper.batches import Sample, draw_batches, segmentation_sample
 from fit3d_finetune.probing.paper.encoding import CropEncoder
 from fit3d_finetune.probing.paper.heads import BatchNormHeads

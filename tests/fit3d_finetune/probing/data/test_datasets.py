@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fit3d_finetune.probing.data.checks import check_depth, count_labels
-from fit3d_finetune.probing.data.datasets import CAMVID_CLASSES, read_data
+from fit3d_finetune.probing.data.class_names import CAMVID
+from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import scenes_of
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import CLASSES, HEIGHT, WIDTH, change_transforms
@@ -172,7 +173,7 @@ def test_camvid_reads_a_split_with_its_classes_and_void(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "camvid/images/val/a.png")
     Image.fromarray(np.array([[0, 3, 10, 11, 11, 1]] * 4, np.uint8)).save(tmp_path / "camvid/annotations/val/a.png")
     [data] = read_data([f"camvid:{tmp_path}/camvid/val"])
-    assert data.classes == CAMVID_CLASSES
+    assert data.classes == CAMVID
     assert len(data.classes) == 11
     assert data.images[0].labels(11)[0].tolist() == [0, 3, 10, 255, 255, 1]
 
