@@ -7,19 +7,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from fit3d_finetune.backbone.hub import SavedWeights
-from fit3d_finetune.backbone.precision import choose_precision
+from fit3d_finetune.backbone.precision import Precision, choose_precision
 from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.adapter import LoRA
+from fit3d_finetune.training.processes import ALONE, Processes, joined
 from fit3d_finetune.training.recipe import DEFAULT_PRESET, PRESETS, PresetName, Recipe
 from fit3d_finetune.training.run import Run, recorded_precision, require_output_dir
+from fit3d_finetune.training.stopping import TrainingInterrupted
 from fit3d_finetune.training.tracking import TrackerName
-from fit3d_finetune.training.train import TrainingInterrupted, finetune
+from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
@@ -31,7 +33,8 @@ EXIT_INTERRUPTED = 130
 class FinetuneArguments:
     """Fine-tune the backbone that scenes were exported with on their re-rendered, 3D-consistent features.
 
-    A run that was stopped goes on when the same command is given again.
+    A run that was stopped goes on when the same command is given again. Several GPUs or machines: torchrun
+    --nproc-per-node GPUS -m fit3d_finetune.commands.finetune OPTIONS, with --batch-size for all of them together.
     """
 
     exports: Path
@@ -82,8 +85,12 @@ class FinetuneArguments:
     """Stop after this many steps (the schedule stays that of all epochs)."""
 
 
-def run(arguments: FinetuneArguments) -> Path:
-    """Do what the arguments say; returns the folder of the fine-tuned backbone."""
+def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
+    """Do what the arguments say, alone or as one of the processes that train together.
+
+    Returns:
+        the folder of the fine-tuned backbone.
+    """
     arguments.recipe.check()
     if not 0 <= arguments.val_fraction < 1:
         raise InputError(f"--val-fraction must lie in 0..1 (without 1), not {arguments.val_fraction}.")
@@ -93,10 +100,16 @@ def run(arguments: FinetuneArguments) -> Path:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
     lora = _lora(arguments)
     device = choose_device(arguments.device)
-    require_output_dir(arguments.output_dir)
+    if arguments.recipe.batch_size < processes.count:
+        raise InputError(
+            f"--batch-size {arguments.recipe.batch_size} is of all {processes.count} processes together: give at least "
+            "one image for each."
+        )
+    if processes.first:
+        require_output_dir(arguments.output_dir)
     scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
-    precision = choose_precision(arguments.recipe.precision, device, recorded_precision(arguments.output_dir))
+    precision = _precision(arguments, device, processes)
     return finetune(
         Run(
             train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
@@ -114,8 +127,19 @@ def run(arguments: FinetuneArguments) -> Path:
             max_steps=arguments.max_steps,
             keep_heads=arguments.keep_heads,
             lora=lora,
+            processes=processes,
         )
     )
+
+
+def _precision(arguments: FinetuneArguments, device: str, processes: Processes) -> Precision:
+    """What the first process finds, which measures which one is faster, or goes on with what a run began with."""
+    names: tuple[Precision, ...] = get_args(Precision)
+    found = 0
+    if processes.first:
+        recorded = recorded_precision(arguments.output_dir)
+        found = names.index(choose_precision(arguments.recipe.precision, device, recorded))
+    return names[processes.number_from_first(found)]
 
 
 def _lora(arguments: FinetuneArguments) -> LoRA | None:
@@ -142,8 +166,10 @@ def parse(arguments: Sequence[str]) -> FinetuneArguments:
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-finetune`."""
+    arguments = parse(sys.argv[1:])
     try:
-        run(parse(sys.argv[1:]))
+        with joined(choose_device(arguments.device)) as processes:
+            run(arguments, processes)
     except (TrainingInterrupted, KeyboardInterrupt) as stopped:
         logger.warning("%s", str(stopped) or "stopped before the training began")
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -68,6 +68,11 @@ class Teacher:
             "anchor": self.recipe.anchor_weight,
         }
 
+    @property
+    def taught(self) -> list[str]:
+        """Names of what is taught."""
+        return [name for name, weight in self.weights.items() if weight > 0]
+
 
 def batch_loss(
     backbone: Backbone,
@@ -75,10 +80,15 @@ def batch_loss(
     kind: LossKind,
     mean: LossMean = "batch",
     teacher: Teacher | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of some samples, and figures without gradient: "cosine" of the features, and all other losses.
 
     Samples of one size share a forward pass. Losses of what is taught beside features are means over the images.
+
+    Args:
+        scale: of the loss of features and of their cosine's distance from 1, where these samples are a part of those
+            that the mean goes over.
     """
     device = next(backbone.parameters()).device
     groups: dict[tuple[int, ...], list[Sample]] = {}
@@ -99,8 +109,8 @@ def batch_loss(
         errors.append(patch_errors(features, target, kind))
         angles.append(errors[-1].detach() if kind == "cosine" else patch_errors(features.detach(), target, "cosine"))
         weights.append(stacked([sample.weights for sample in group], device))
-    loss = weighted_mean(errors, weights, mean)
-    figures = {"cosine": 1 - weighted_mean(angles, weights, mean)}
+    loss = scale * weighted_mean(errors, weights, mean)
+    figures = {"cosine": 1 - scale * weighted_mean(angles, weights, mean)}
     if teacher is not None:
         for name, weight in teacher.weights.items():
             parts = [losses[name] for losses in taught if name in losses]

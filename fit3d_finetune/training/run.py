@@ -15,6 +15,7 @@ from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.adapter import LoRA
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options, recorded_run
+from fit3d_finetune.training.processes import ALONE, Processes
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.errors import InputError
@@ -49,6 +50,8 @@ class Run:
     max_steps: int | None = None
     keep_heads: bool = False
     lora: LoRA | None = None
+    processes: Processes = ALONE
+    """Those that train together, which decide nothing but how long it takes."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; a checkpoint of another identity cannot be resumed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -116,15 +116,33 @@ class Samples:
         return Sample(image, features, target.weights, geometry, token, gram, original, position)
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to image and target alike."""
+
+    flipped: bool
+    """With p = 0.5."""
+    cut: tuple[float, float, float] | None
+    """Scale and centre of a `crop`."""
+
+    @staticmethod
+    def draw(recipe: Recipe, random: torch.Generator) -> Augmentation:
+        flipped, cut = bool(torch.rand((), generator=random) < 0.5), None
+        if recipe.crop_scale < 1:
+            scale, x, y = torch.rand(3, generator=random).tolist()
+            scale = recipe.crop_scale + (1 - recipe.crop_scale) * scale
+            cut = (scale, (2 * x - 1) * (1 - scale), (2 * y - 1) * (1 - scale))
+        return Augmentation(flipped, cut)
+
+    def of(self, sample: Sample) -> Sample:
+        """The augmented sample."""
+        sample = flip(sample) if self.flipped else sample
+        return sample if self.cut is None else crop(sample, *self.cut)
+
+
 def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
     """Flip with p = 0.5 and crop, image and target alike."""
-    if torch.rand((), generator=random) < 0.5:
-        sample = flip(sample)
-    if recipe.crop_scale < 1:
-        scale, x, y = torch.rand(3, generator=random).tolist()
-        scale = recipe.crop_scale + (1 - recipe.crop_scale) * scale
-        sample = crop(sample, scale, (2 * x - 1) * (1 - scale), (2 * y - 1) * (1 - scale))
-    return sample
+    return Augmentation.draw(recipe, random).of(sample)
 
 
 def flip(sample: Sample) -> Sample:
@@ -206,14 +224,28 @@ def steps_per_epoch(count: int, recipe: Recipe) -> int:
     return max(1, whole if recipe.last_batch == "drop" else whole + bool(rest))
 
 
+Choice = tuple[int, Augmentation]
+"""A sample by its index, and what is done to it."""
+
+
 class Loader:
     """Samples of consecutive steps, loaded ahead in one background thread.
 
-    Iterating gives (step, list of samples). `waited` counts the seconds that the consumer had to wait.
+    Iterating gives (step, list of samples). `waited` counts the seconds that the consumer had to wait. `part` says
+    which samples of a step this process has, out of all, which are drawn the same in every process.
     """
 
-    def __init__(self, samples: Samples, recipe: Recipe, seed: int, start: int, stop: int, ahead: int = 2) -> None:
-        self.samples, self.recipe, self.seed = samples, recipe, seed
+    def __init__(
+        self,
+        samples: Samples,
+        recipe: Recipe,
+        seed: int,
+        start: int,
+        stop: int,
+        ahead: int = 2,
+        part: Callable[[Sequence[Choice]], list[Choice]] = list,
+    ) -> None:
+        self.samples, self.recipe, self.seed, self.part = samples, recipe, seed, part
         self.start, self.stop, self.ahead = start, stop, ahead
         self.waited = 0.0
 
@@ -222,7 +254,8 @@ class Loader:
         recipe = self.recipe
         random = _generator(self.seed, step, 1)
         indices = step_indices(step, len(self.samples), recipe, self.seed)
-        return [augment(self.samples[i], recipe, random) for i in indices]
+        chosen = [(index, Augmentation.draw(recipe, random)) for index in indices]
+        return [augmentation.of(self.samples[index]) for index, augmentation in self.part(chosen)]
 
     def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="samples") as pool:

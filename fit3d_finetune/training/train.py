@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,6 @@ from fit3d_finetune.backbone.adapter import save_adapter
 from fit3d_finetune.backbone.card import model_card
 from fit3d_finetune.backbone.geometry import save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
-from fit3d_finetune.targets.files import TargetFolder
-from fit3d_finetune.targets.scenes import Scene, view_refs
-from fit3d_finetune.targets.store import StoreKind, TargetStore
 from fit3d_finetune.training.checkpoint import (
     CHECKPOINT_FILE,
     Progress,
@@ -33,40 +29,44 @@ from fit3d_finetune.training.learner import Learner, make_learner
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.recipe import lr_factor
 from fit3d_finetune.training.run import COMMAND, LOG_FOLDER, Run, is_finished
-from fit3d_finetune.training.samples import Loader, Samples, steps_per_epoch
-from fit3d_finetune.training.step import Diverged, require_finite, training_step
+from fit3d_finetune.training.run_samples import samples_of
+from fit3d_finetune.training.samples import Loader, Samples, step_indices, steps_per_epoch
+from fit3d_finetune.training.step import Diverged, own_samples, require_finite, training_step
+from fit3d_finetune.training.stopping import TrainingInterrupted, stop_requests
 from fit3d_finetune.training.tracking import Tracker, open_tracker, require_tracker
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import mark_own_folder, require_writable
 from fit3d_ns.features.adapter import merge
 from fit3d_ns.features.backbone import Backbone, load_backbone
-from fit3d_ns.features.cache import default_cache_dir
-from fit3d_ns.scene.description import Split
 
 LOG_EVERY = 10
 MAX_VALIDATION_VIEWS = 64
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 (not an error)
-    """Training was asked to stop and did, after saving its state."""
-
-
 def finetune(run: Run) -> Path:
     """Train, or go on where an earlier start of the same run stopped; returns the folder of the result.
 
+    Of several processes the first one reads and writes the folder, validates and reports.
+
     Raises:
         InputError: an earlier run with other options is in the output folder, no view to train on, targets in
-            which no patch counts, or a training that diverged.
+            which no patch counts, a training that diverged, or another process that ended.
         TrainingInterrupted: by SIGINT or SIGTERM, after saving.
     """
     identity, checkpoint = run.identity(), run.output_dir / CHECKPOINT_FILE
-    if is_finished(run, identity):
+    processes = run.processes
+    state = Progress(0, identity, history=[], seconds=0.0, target_seconds=0.0)
+    finished = False
+    if processes.first and not (finished := is_finished(run, identity)):
+        require_tracker(run.tracker)
+        state = read_progress(checkpoint, identity) or state
+    if processes.any(finished):
         logger.info("%s is finished already: nothing to do", run.output_dir)
         return run.output_dir
-    require_tracker(run.tracker)
-    state = read_progress(checkpoint, identity) or Progress(0, identity, history=[], seconds=0.0, target_seconds=0.0)
-    train, validation = _samples(run)
+    state = dataclasses.replace(state, step=processes.number_from_first(state.step))
+    with processes.one_per_machine_first():
+        train, validation = samples_of(run)
     backbone = load_backbone(run.backbone, run.device)
     if run.grad_checkpointing:
         backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -76,15 +76,19 @@ def finetune(run: Run) -> Path:
         logger.info("LoRA of rank %d: %d parameters, learning rate %g", run.lora.rank, count, run.recipe.lr)
     # A checkpoint has the weights and two moments of each, and stands beside the next one or the result.
     size = sum(value.numel() * value.element_size() for value in backbone.model.state_dict().values())
-    require_writable(run.output_dir, needed_bytes=4 * size)
+    if processes.first:
+        require_writable(run.output_dir, needed_bytes=4 * size)
     if state.step > 0:
-        restore_checkpoint(checkpoint, learner.trained, learner.optimizer)
+        _restore(run, learner)
         logger.info("Going on at step %d of an earlier start (%s)", state.step, checkpoint)
-    tracker = open_tracker(run.tracker, run.output_dir / LOG_FOLDER, state.step, identity)
+    used = run.tracker if processes.first else "none"
+    tracker = open_tracker(used, run.output_dir / LOG_FOLDER, state.step, identity)
     try:
         state = _train(run, learner, train, validation, state, tracker)
     finally:
         tracker.close()
+    if not processes.first:
+        return run.output_dir
     mixed = None
     adapter = None if learner.adapter is None else learner.adapter.remove(run.recipe.weight_mix)
     if adapter is not None:
@@ -120,7 +124,9 @@ def _train(
     total = epoch * recipe.epochs
     stop = total if run.max_steps is None else min(total, run.max_steps)
     history = list(state.history)
-    loader = Loader(train, recipe, run.seed, state.step, stop)
+    processes = run.processes
+    part = partial(own_samples, batch_size=recipe.batch_size, processes=processes)
+    loader = Loader(train, recipe, run.seed, state.step, stop, part=part)
     saved_step, saved = state.step, time.perf_counter()
     started = saved - state.seconds - train.target_seconds  # the targets of all views were made just before
 
@@ -129,21 +135,25 @@ def _train(
         return Progress(step, state.run, history, seconds, state.target_seconds + train.target_seconds)
 
     def validate(step: int) -> None:
+        if not processes.first:
+            return
         figures = _validate(run, learner.backbone, validation, step)
         history.append({"step": float(step), **figures})
         tracker.log(figures, step)
 
     if not history:
         validate(0)
-    with progress("steps") as bar, _stop_requests() as stop_requested:
+    with progress("steps") as bar, stop_requests() as stop_requested:
         task = bar.add_task("Fine-tuning", total=stop, completed=state.step)
         for step, samples in loader:
             lr = recipe.lr * lr_factor(step, total, recipe)
             done = step + 1
             is_epoch = done % epoch == 0 or done == stop
             try:
-                figures = training_step(learner, samples, recipe, lr)
-                save = done < stop and (stop_requested() or time.perf_counter() - saved > run.save_seconds)
+                count = len(step_indices(step, len(train), recipe, run.seed))
+                figures = training_step(learner, samples, recipe, lr, processes, count)
+                asked = processes.any(stop_requested())
+                save = done < stop and (asked or processes.any(time.perf_counter() - saved > run.save_seconds))
                 if save or is_epoch:  # nothing is written that would be worth nothing
                     require_finite(learner.trained.values())
             except Diverged as diverged:
@@ -156,10 +166,11 @@ def _train(
             if is_epoch:
                 validate(done)
             if save:
-                mark_own_folder(run.output_dir, COMMAND)
-                save_checkpoint(checkpoint, learner.trained, learner.optimizer, now(done))
+                if processes.first:
+                    mark_own_folder(run.output_dir, COMMAND)
+                    save_checkpoint(checkpoint, learner.trained, learner.optimizer, now(done))
                 saved_step, saved = done, time.perf_counter()
-                if stop_requested():
+                if asked:
                     raise TrainingInterrupted(f"stopped at step {done} of {stop}; the same command goes on from there")
     finished = now(stop)
     logger.info(
@@ -170,6 +181,23 @@ def _train(
         1000 * loader.waited / max(1, stop - state.step),
     )
     return finished
+
+
+def _restore(run: Run, learner: Learner) -> None:
+    """Weights and moments of the checkpoint, which the first process reads for all."""
+    if run.processes.first:
+        restore_checkpoint(run.output_dir / CHECKPOINT_FILE, learner.trained, learner.optimizer)
+    trained = list(learner.trained.values())
+    # AdamW has no state for a parameter that never had a gradient.
+    known = torch.tensor([float(len(learner.optimizer.state.get(each, {})) > 0) for each in trained])
+    run.processes.from_first([known, *(each.data for each in trained)])
+    for parameter, has_state in zip(trained, known.tolist(), strict=True):
+        if has_state and not learner.optimizer.state.get(parameter):
+            empty = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            learner.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **empty}
+        if has_state:
+            state = learner.optimizer.state[parameter]
+            run.processes.from_first([state[name] for name in ("step", "exp_avg", "exp_avg_sq")])
 
 
 def _diverged(run: Run, step: int, saved: int, reason: Diverged) -> InputError:
@@ -212,52 +240,6 @@ def _validate(run: Run, backbone: Backbone, validation: dict[str, Samples], step
     return figures
 
 
-def _samples(run: Run) -> tuple[Samples, dict[str, Samples]]:
-    """Training samples, and validation samples by name: views held out of training scenes, and held-out scenes."""
-    folder = TargetFolder(default_cache_dir() / "targets", run.target_cache_bytes)
-    if run.target_cache_bytes > 0:
-        require_writable(folder.path, "$FIT3D_CACHE_DIR")
-
-    def store(scenes: list[Scene], kind: StoreKind) -> TargetStore:
-        made = TargetStore(scenes, folder, run.device, kind, run.backbone, run.recipe.target_rule)
-        made.prepare()
-        return made
-
-    def samples(scenes: list[Scene], *splits: Split, taught: bool = False) -> Samples:
-        refs = [ref for split in splits for ref in view_refs(scenes, split)]
-        recipe = run.recipe
-        kept, anchored = recipe.keep_original > 0, taught and recipe.anchor_weight > 0
-        originals = store(scenes, "original") if kept or anchored else None
-        return Samples(
-            refs,
-            store(scenes, run.targets),
-            originals if kept else None,
-            recipe.keep_original,
-            recipe.position_share,
-            geometry=store(scenes, "geometry") if taught and (recipe.teaches_geometry or run.keep_heads) else None,
-            class_tokens=store(scenes, "class-token") if taught and recipe.class_token_weight > 0 else None,
-            grams=store(scenes, "gram") if taught and recipe.gram_weight > 0 else None,
-            anchors=originals if anchored else None,
-        )
-
-    train = samples(run.train_scenes, "train", taught=True)
-    if len(train) == 0:
-        raise InputError("the exports have no training views: export scenes with a training split.")
-    validation: dict[str, Samples] = {}
-    held_out = view_refs(run.train_scenes, "eval")
-    if held_out:
-        validation["held-out views"] = train.of(held_out)
-    if run.val_scenes:
-        validation["held-out scenes"] = samples(run.val_scenes, "train", "eval")
-    logger.info(
-        "%d training views of %d scenes; validation on %s",
-        len(train),
-        len(run.train_scenes),
-        ", ".join(f"{len(part)} {name}" for name, part in validation.items()) or "nothing",
-    )
-    return train, validation
-
-
 def _summary(run: Run, state: Progress, training_views: int) -> dict[str, Any]:
     return {
         "run": state.run,
@@ -277,20 +259,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGINT and SIGTERM are remembered instead of acting at once, so that a step is never cut."""
-    received: list[int] = []
-    handlers = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            handlers[number] = signal.signal(number, lambda received_number, _: received.append(received_number))
-        except ValueError:  # not the main thread: whoever runs us there decides about signals
-            break
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -16,7 +16,8 @@ import fit3d_finetune.training.train as training
 from fit3d_finetune.backbone.precision import choose_precision, product_seconds
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE
 from fit3d_finetune.training.run import recorded_precision
-from fit3d_finetune.training.train import TrainingInterrupted, finetune
+from fit3d_finetune.training.stopping import TrainingInterrupted
+from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.scenes import BACKBONE, run_of, scene_of
 

@@ -24,7 +24,8 @@ from fit3d_finetune.training.optimizer import set_lr
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Samples
 from fit3d_finetune.training.step import training_step
-from fit3d_finetune.training.train import TrainingInterrupted, finetune
+from fit3d_finetune.training.stopping import TrainingInterrupted
+from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.adapter import merge
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone

@@ -109,7 +109,7 @@ def test_a_result_that_was_recorded_before_these_options_is_finished(
     for name in NEW_FIELDS:
         del info["summary"]["run"]["recipe"][name]
     (run.output_dir / INFO_FILE).write_text(json.dumps(info))
-    monkeypatch.setattr(training, "_samples", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "samples_of", lambda _: pytest.fail("trained again"))
     finetune(run)
     anchored = dataclasses.replace(PLAIN, anchor_weight=1.0)
     with pytest.raises(InputError, match=r"differs in recipe\.anchor_weight:"):

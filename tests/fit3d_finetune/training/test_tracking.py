@@ -41,7 +41,7 @@ def test_a_missing_wandb_is_named_before_anything_is_done(
     tmp_path: Path, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr(training, "_samples", lambda _: pytest.fail("targets were made"))
+    monkeypatch.setattr(training, "samples_of", lambda _: pytest.fail("targets were made"))
     with pytest.raises(InputError, match="--tracker wandb needs Weights & Biases: pip install wandb"):
         finetune(run_of(tmp_path / "out", scenes, tracker="wandb"))
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,8 @@ from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import Samples
-from fit3d_finetune.training.train import TrainingInterrupted, finetune
+from fit3d_finetune.training.stopping import TrainingInterrupted
+from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import marker_file
 from fit3d_ns.features.backbone import load_backbone
@@ -140,7 +141,7 @@ def test_a_finished_folder_is_not_trained_again(
     run = run_of(tmp_path / "out", scenes, max_steps=1)
     finetune(run)
     files = {path: path.read_bytes() for path in run.output_dir.iterdir()}
-    monkeypatch.setattr(training, "_samples", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "samples_of", lambda _: pytest.fail("trained again"))
     assert finetune(run) == run.output_dir
     assert {path: path.read_bytes() for path in run.output_dir.iterdir()} == files
 
@@ -171,7 +172,7 @@ def test_other_options_for_the_same_folder_are_named(
     chosen = [with_novel_views(scene, change.get("novel_views", 0)) for scene in scenes[: change.get("scenes", 2)]]
     options = {name: value for name, value in change.items() if name not in ("scenes", "novel_views")}
     other = dataclasses.replace(run, train_scenes=chosen, **options)
-    monkeypatch.setattr(training, "_samples", lambda _: pytest.fail("went on"))
+    monkeypatch.setattr(training, "samples_of", lambda _: pytest.fail("went on"))
     with pytest.raises(InputError, match=rf"out holds .* that differs in {named}: give .*another --output-dir"):
         finetune(other)
 
