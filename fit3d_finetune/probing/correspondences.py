@@ -34,6 +34,8 @@ class PairSettings:
     """A point is visible where its depth differs from the depth map by at most this share of the latter."""
     seed: int = 0
     """Of the draw of pairs."""
+    among: tuple[tuple[int, int], ...] | None = None
+    """The only pairs that are looked at, all of them, by the views' indices; None: those of all scenes, by the draw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,16 +136,17 @@ def find_pairs(views: Sequence[ConsistencyView], settings: PairSettings | None =
     edges = np.asarray(settings.angle_edges, dtype=np.float64)
     if len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise InputError(f"angle edges {list(settings.angle_edges)} must be two or more rising numbers of degrees.")
-    candidates, angles = _candidates(views)
+    candidates, angles = _candidates(views) if settings.among is None else _given(views, settings.among)
+    most = settings.max_pairs if settings.among is None else len(candidates)
     bins = np.searchsorted(edges, angles, side="right") - 1
     bins[angles == edges[-1]] = len(edges) - 2
     random = np.random.default_rng(settings.seed)
     pairs: list[ViewPair] = []
     for index in range(len(edges) - 1):
-        order = random.permutation(np.flatnonzero(bins == index))[: _TRIES_PER_PAIR * settings.max_pairs]
+        order = random.permutation(np.flatnonzero(bins == index))[: _TRIES_PER_PAIR * most]
         found = 0
         for candidate in order:
-            if found == settings.max_pairs:
+            if found == most:
                 break
             i, j = (int(view) for view in candidates[candidate])
             places = find_correspondences(views[i], views[j], settings.samples, settings.depth_tolerance)
@@ -171,6 +174,13 @@ def _candidates(views: Sequence[ConsistencyView]) -> tuple[Array, Array]:
         pairs.append(np.asarray(members)[np.stack([i, j], axis=-1)])
         angles.append(rotation_angles(np.stack([views[index].camera_to_world for index in members]))[i, j])
     return np.concatenate(pairs), np.concatenate(angles)
+
+
+def _given(views: Sequence[ConsistencyView], pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    """Those pairs, each with its lower index first, and their angles."""
+    indices = np.unique(np.sort(np.array(pairs, np.int64).reshape(-1, 2)), axis=0)
+    angles = [rotation_angles(np.stack([views[i].camera_to_world, views[j].camera_to_world]))[0, 1] for i, j in indices]
+    return indices, np.array(angles, np.float64)
 
 
 def _spread(count: int, pixels: int) -> Array:

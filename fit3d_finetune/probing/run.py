@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.probing.consistency import measure_consistency
+from fit3d_finetune.probing.correspondences import PairSettings
 from fit3d_finetune.probing.counts import Array, no_pixels
 from fit3d_finetune.probing.data.checks import (
     VIEW_TASKS,
@@ -25,9 +26,10 @@ from fit3d_finetune.probing.data.checks import (
     warn_of_shared_images,
 )
 from fit3d_finetune.probing.data.encoding import EncodedImages
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, scenes_of
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, given_pairs, scenes_of
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_finetune.probing.depth import DepthScores
+from fit3d_finetune.probing.matching import PAIRS as MATCHED_PAIRS
 from fit3d_finetune.probing.matching import measure_matching
 from fit3d_finetune.probing.metrics import counted_classes
 from fit3d_finetune.probing.nearest_neighbours import nearest_neighbour_segmentation
@@ -90,13 +92,16 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
 
     # First: views that show nothing in common are found before hours of training.
     views = _geometry(test, image_scenes) if {*VIEW_TASKS} & {*probing.tasks} else []
+    among = given_pairs(probing.test)
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
             maps = {arm.name: (lambda index, arm=arm: _side_by_side(arm, encoded_test, index)) for arm in probing.arms}
-            results = replace(results, consistency=measure_consistency(views, maps))
+            consistency = measure_consistency(views, maps, PairSettings(among=among))
+            results = replace(results, consistency=consistency)
     if "matching" in probing.tasks:
         with _timed(seconds, "matching"):
-            matched = measure_matching(views, list(probing.backbones), encoded_test.features, probing.arms)
+            settings = replace(MATCHED_PAIRS, among=among)
+            matched = measure_matching(views, list(probing.backbones), encoded_test.features, probing.arms, settings)
             results = replace(results, matching=matched)
     if "nearest-neighbours-across" in probing.tasks:
         with _timed(seconds, "nearest neighbours from other angles"):

@@ -16,7 +16,7 @@ from fit3d_finetune.probing.data.folders import read_folder
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_finetune.probing.data.navi import read_navi
 from fit3d_finetune.probing.data.posed_scenes import read_posed_scene
-from fit3d_finetune.probing.data.scannet_frames import read_scannet_frames
+from fit3d_finetune.probing.data.scannet_frames import read_scannet_1500, read_scannet_frames
 from fit3d_finetune.probing.data.voc import read_voc
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.gaussians import SCENE_FILE
@@ -33,6 +33,7 @@ READERS: dict[str, Callable[[Path], LabelledImages]] = {
     "nyu-depth": depth_lists.read_nyu_depth,
     "nyuv2": splits.read_nyuv2,
     "nyuv2-40": splits.read_nyuv2_40,
+    "scannet-1500": read_scannet_1500,
     "scannet-20": splits.read_scannet_20,
     "scannet-40": splits.read_scannet_40,
     "scannet-depth": depth_lists.read_scannet_depth,

@@ -160,6 +160,8 @@ class LabelledImages:
     """Whose crops belong to it."""
     max_depth: float | None = None
     """Metres, up to which it is scored as a rule."""
+    pairs: tuple[tuple[int, int], ...] | None = None
+    """Of images that are to be compared, where the data set says which."""
 
     @property
     def has_labels(self) -> bool:
@@ -172,6 +174,24 @@ class LabelledImages:
     @property
     def has_geometry(self) -> bool:
         return all(image.has_geometry for image in self.images)
+
+
+def given_pairs(data: Sequence[LabelledImages]) -> tuple[tuple[int, int], ...] | None:
+    """The pairs that data sets give, by indices among all their images; None if none of them gives any.
+
+    Raises:
+        InputError: some do and others do not.
+    """
+    without = [part.name for part in data if part.pairs is None]
+    if len(without) == len(data):
+        return None
+    if without:
+        raise InputError(f"{without[0]} has no list of pairs, which other test data have: probe them apart.")
+    found, first = list[tuple[int, int]](), 0
+    for part in data:
+        found += [(first + i, first + j) for i, j in part.pairs or ()]
+        first += len(part.images)
+    return tuple(found)
 
 
 def scenes_of(data: Sequence[LabelledImages]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
 
 TABLE = "scannetv2-labels.combined.tsv"
+PAIRS_FILE = "test.npz"
 LABELS = ("label-filt", "label")
 CENTRE = 0.05
 """How far, as a share of the image, a principal point may lie from where the size of an image has its middle."""
@@ -42,6 +44,34 @@ def read_scannet_frames(path: Path) -> LabelledImages:
         )
     classes = tuple(NYU40[number - 1] for number in SCANNET20) if labelled else ()
     return LabelledImages(f"scannet-frames:{path}", tuple(images), classes, max_depth=10.0)
+
+
+def read_scannet_1500(path: Path) -> LabelledImages:
+    """scannet_test_1500: such scenes, and the 1,500 pairs of frames that matching is measured on.
+
+    `PAIRS_FILE` lies in the folder or beside it: a scene's two numbers and two frames in each row of its array `name`.
+
+    Raises:
+        InputError: as `read_scannet_frames`; no such file, or frames in it that are not there.
+    """
+    data = replace(read_scannet_frames(path), name=f"scannet-1500:{path}")
+    file = next(
+        (folder / PAIRS_FILE for folder in (path, path.absolute().parent) if (folder / PAIRS_FILE).is_file()), None
+    )
+    if file is None:
+        raise InputError(f"scannet-1500:{path}: no {PAIRS_FILE} with the pairs, there or one folder up: add it.")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            rows = arrays["name"].astype(np.int64).reshape(-1, 4)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file} has no array “name” of four numbers a row ({error}): download it again.") from error
+    places = {(image.path.parent.parent.name, image.path.stem): index for index, image in enumerate(data.images)}
+    keys = [(f"scene{scene:04d}_{part:02d}", str(frame)) for scene, part, *frames in rows.tolist() for frame in frames]
+    missing = [key for key in keys if key not in places]
+    if missing:
+        raise InputError(f"{path} lacks frame {missing[0][1]} of {missing[0][0]}, which {file} pairs: add it.")
+    indices = [places[key] for key in keys]
+    return replace(data, pairs=tuple(zip(indices[::2], indices[1::2], strict=True)))
 
 
 def _scene(folder: Path, several: bool, labelled: bool, coding: LabelCoding) -> list[LabelledImage]:

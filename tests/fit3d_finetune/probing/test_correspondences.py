@@ -179,6 +179,17 @@ def test_pairs_with_little_in_common_are_left_out() -> None:
         assert (0, 2) in kept
 
 
+def test_of_given_pairs_all_and_no_others_are_looked_at() -> None:
+    views = [plane_view(pose(position=(0.1 * i, 0.0, 0.0))) for i in range(5)]
+    settings = PairSettings(max_pairs=1, among=((3, 1), (0, 2), (1, 3)))
+    pairs = find_pairs(views, settings)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 2), (1, 3)]
+    by_draw = {(pair.first, pair.second): pair for pair in find_pairs(views)}
+    for pair in pairs:
+        assert pair.angle == by_draw[pair.first, pair.second].angle
+        np.testing.assert_array_equal(pair.places_second, by_draw[pair.first, pair.second].places_second)
+
+
 def test_angle_edges_that_do_not_rise_are_refused() -> None:
     with pytest.raises(InputError, match="angle edges"):
         find_pairs([plane_view(pose()), plane_view(pose())], PairSettings(angle_edges=(0, 60, 30)))

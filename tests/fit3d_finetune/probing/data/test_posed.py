@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.data.labelled_images import scenes_of
+from fit3d_finetune.probing.data.labelled_images import given_pairs, scenes_of
 from fit3d_finetune.probing.data.navi import rotation
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.data.files import write_numbers, write_photo, write_text
@@ -75,6 +75,30 @@ def test_a_folder_of_scenes_is_read_as_a_whole(tmp_path: Path) -> None:
         f"{tmp_path.name}/scene0707_00",
         f"{tmp_path.name}/scene0708_00",
     ]
+
+
+def test_pairs_of_scannet_1500_are_those_of_its_list(tmp_path: Path) -> None:
+    for name in ("scene0707_00", "scene0708_01"):
+        write_frames(tmp_path / "scans" / name, ("0", "15", "30"))
+    place = f"scannet-1500:{tmp_path / 'scans'}"
+    with pytest.raises(InputError, match=r"no test\.npz with the pairs"):
+        read_data([place])
+    np.savez(tmp_path / "test.npz", name=np.array([[707, 0, 0, 30], [708, 1, 30, 15]]))
+    data = read_data([place])
+    assert [[data[0].images[i].name for i in pair] for pair in data[0].pairs or ()] == [
+        ["scene0707_00/0", "scene0707_00/30"],
+        ["scene0708_01/30", "scene0708_01/15"],
+    ]
+    assert given_pairs([*data, *data]) == ((0, 2), (5, 4), (6, 8), (11, 10))
+    assert given_pairs(read_data([f"scannet-frames:{tmp_path / 'scans'}"])) is None
+    with pytest.raises(InputError, match="has no list of pairs"):
+        given_pairs([*data, *read_data([f"scannet-frames:{tmp_path / 'scans'}"])])
+    np.savez(tmp_path / "test.npz", name=np.array([[707, 0, 0, 45]]))
+    with pytest.raises(InputError, match="lacks frame 45 of scene0707_00"):
+        read_data([place])
+    np.savez(tmp_path / "test.npz", names=np.array([[707, 0, 0, 45]]))
+    with pytest.raises(InputError, match="has no array “name”"):
+        read_data([place])
 
 
 def test_scannets_own_labels_are_read_by_its_table(tmp_path: Path) -> None:
