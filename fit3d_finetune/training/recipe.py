@@ -54,6 +54,9 @@ class Recipe:
     area (images bicubic and antialiased, of targets and masks the mean over each patch)."""
     last_batch: Literal["drop", "keep"] = "drop"
     """A last step of an epoch for which views are missing: drop (published) or keep."""
+    block_scenes: int = 0
+    """Scenes whose views are seen together, all before those of the next block, both in random order: with many scenes,
+    targets of few at a time are read. Batches are less mixed then. 0: views of all scenes in one order."""
     precision: PrecisionChoice = "fp32"
     """Of the backbone: fp32 (published), bf16, or auto: bf16 where it is faster (measured on a CPU), else fp32. A run
     that goes on keeps what auto began with."""
@@ -126,6 +129,8 @@ class Recipe:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} must lie in 0..1, not {getattr(self, name)}.")
+        if self.block_scenes < 0:
+            raise InputError(f"--block-scenes must be 0 or more, not {self.block_scenes}.")
         for name in ("weight_decay", *LOSS_WEIGHTS):
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
@@ -159,7 +164,10 @@ RELEASE_0_1: dict[str, Any] = {
         name: getattr(PRESETS["recommended"], name)
         for name in ("loss_mean", "uncovered", "patch_grid", "resampling", "last_batch")
     },
-    **{name: getattr(Recipe(), name) for name in (*LOSS_WEIGHTS, "head_lr", "anchor_margin", "position_share")},
+    **{
+        name: getattr(Recipe(), name)
+        for name in (*LOSS_WEIGHTS, "head_lr", "anchor_margin", "position_share", "block_scenes")
+    },
 }
 """What release 0.1 did in every recipe, and so did not record; nor did versions after it, before they had an option."""
 

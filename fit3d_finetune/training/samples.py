@@ -19,6 +19,7 @@ from torch import Tensor
 from fit3d_finetune.targets.files import Target
 from fit3d_finetune.targets.scenes import ViewRef
 from fit3d_finetune.targets.store import TargetStore
+from fit3d_finetune.training.order import Order, generator
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_ns.features.patch_grid import counted
 
@@ -207,23 +208,6 @@ def crop(sample: Sample, scale: float, x: float, y: float) -> Sample:
     )
 
 
-def step_indices(step: int, count: int, recipe: Recipe, seed: int) -> list[int]:
-    """The samples of an optimiser step: consecutive pieces of one random order of all samples per epoch.
-
-    The last step of an epoch has what is left, if the recipe keeps it.
-    """
-    per_step, steps = recipe.batch_size * recipe.accumulate, steps_per_epoch(count, recipe)
-    epoch, place = divmod(step, steps)
-    order = torch.randperm(count, generator=_generator(seed, epoch, 0))
-    return order[place * per_step : (place + 1) * per_step].tolist()
-
-
-def steps_per_epoch(count: int, recipe: Recipe) -> int:
-    """Optimiser steps in which all of so many samples are seen, or all but a remainder; at least one."""
-    whole, rest = divmod(count, recipe.batch_size * recipe.accumulate)
-    return max(1, whole if recipe.last_batch == "drop" else whole + bool(rest))
-
-
 Choice = tuple[int, Augmentation]
 """A sample by its index, and what is done to it."""
 
@@ -246,15 +230,15 @@ class Loader:
         part: Callable[[Sequence[Choice]], list[Choice]] = list,
     ) -> None:
         self.samples, self.recipe, self.seed, self.part = samples, recipe, seed, part
+        self.order = Order(len(samples), recipe, seed, [ref.scene for ref in samples.refs])
         self.start, self.stop, self.ahead = start, stop, ahead
         self.waited = 0.0
 
     def load(self, step: int) -> list[Sample]:
         """The augmented samples of a step."""
         recipe = self.recipe
-        random = _generator(self.seed, step, 1)
-        indices = step_indices(step, len(self.samples), recipe, self.seed)
-        chosen = [(index, Augmentation.draw(recipe, random)) for index in indices]
+        random = generator(self.seed, step, 1)
+        chosen = [(index, Augmentation.draw(recipe, random)) for index in self.order.of(step)]
         return [augmentation.of(self.samples[index]) for index, augmentation in self.part(chosen)]
 
     def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:
@@ -272,11 +256,3 @@ class Loader:
             finally:
                 for future in pending.values():
                     future.cancel()
-
-
-def _generator(*key: int) -> torch.Generator:
-    """A generator that depends on all numbers of `key`, unlike a sum of them."""
-    state = 0
-    for number in key:
-        state = (state * 0x9E3779B97F4A7C15 + number + 1) % (1 << 63)
-    return torch.Generator().manual_seed(state)

@@ -27,10 +27,11 @@ from fit3d_finetune.training.checkpoint import (
 from fit3d_finetune.training.head_fit import fit_heads, typical_depth
 from fit3d_finetune.training.learner import Learner, make_learner
 from fit3d_finetune.training.loss import batch_loss
+from fit3d_finetune.training.order import steps_per_epoch
 from fit3d_finetune.training.recipe import lr_factor
 from fit3d_finetune.training.run import COMMAND, LOG_FOLDER, Run, is_finished
 from fit3d_finetune.training.run_samples import samples_of
-from fit3d_finetune.training.samples import Loader, Samples, step_indices, steps_per_epoch
+from fit3d_finetune.training.samples import Loader, Samples
 from fit3d_finetune.training.step import Diverged, own_samples, require_finite, training_step
 from fit3d_finetune.training.stopping import TrainingInterrupted, stop_requests
 from fit3d_finetune.training.tracking import Tracker, open_tracker, require_tracker
@@ -150,7 +151,7 @@ def _train(
             done = step + 1
             is_epoch = done % epoch == 0 or done == stop
             try:
-                count = len(step_indices(step, len(train), recipe, run.seed))
+                count = len(loader.order.of(step))
                 figures = training_step(learner, samples, recipe, lr, processes, count)
                 asked = processes.any(stop_requested())
                 save = done < stop and (asked or processes.any(time.perf_counter() - saved > run.save_seconds))

@@ -30,8 +30,9 @@ from fit3d_finetune.training import train as training
 from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
+from fit3d_finetune.training.order import Order
 from fit3d_finetune.training.recipe import PRESETS, lr_factor
-from fit3d_finetune.training.samples import Loader, Sample, Samples, augment, step_indices
+from fit3d_finetune.training.samples import Loader, Sample, Samples, augment
 from fit3d_finetune.training.step import Diverged, training_step
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.features.backbone import BackboneConfig, input_size, load_backbone
@@ -206,14 +207,14 @@ def test_the_training_views_of_all_scenes_are_trained_on(recording: Recording) -
 def test_a_batch_is_two_views_of_any_scenes(recording: Recording) -> None:
     assert [len(step.samples) for step in recording.steps] == [2] * 4
     assert len(recording.seen) == len(set(recording.seen)), "none is drawn twice"
-    pairs = {frozenset(step_indices(0, 9, PAPER, seed)) for seed in range(300)}
+    pairs = {frozenset(Order(9, PAPER, seed).of(0)) for seed in range(300)}
     assert len(pairs) == 36, "every pair of nine may come first"
 
 
 @item("Last batch")
 def test_the_ninth_view_is_left_out_of_batches_of_two(recording: Recording) -> None:
     assert len(recording.seen) == 8
-    assert len(step_indices(0, 1, PAPER, 0)) == 1
+    assert len(Order(1, PAPER, 0).of(0)) == 1
 
 
 @item("Epochs")
@@ -229,7 +230,7 @@ def test_seed_and_step_alone_decide_what_a_step_sees(recording: Recording, tmp_p
     for number, step in enumerate(recording.steps):
         again = Loader(samples, PAPER, 0, number, number + 1).load(number)
         assert all(torch.equal(one.image, other.image) for one, other in zip(again, step.samples, strict=True))
-    orders = {tuple(index for n in range(4) for index in step_indices(n, 9, PAPER, seed)) for seed in range(20)}
+    orders = {tuple(index for n in range(4) for index in Order(9, PAPER, seed).of(n)) for seed in range(20)}
     assert len(orders) == 20
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fit3d_finetune.targets.scenes import Scene, ViewRef, view_refs
 from fit3d_finetune.targets.store import TargetKind
@@ -21,8 +18,6 @@ from fit3d_finetune.training.samples import (
     augment,
     crop,
     flip,
-    step_indices,
-    steps_per_epoch,
 )
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from tests.fit3d_finetune.scenes import scene_of, store_of
@@ -92,40 +87,6 @@ def test_patches_that_do_not_count_never_mix_into_a_crop(scale: float, x: float,
         error = (sample.features - everything_counts.features)[counted].abs().max()
         assert error < 1.5 / min(ROWS, COLUMNS), "at most the neighbour's colour instead of a mixture"
     assert (sample.weights[~counted] == 0).all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 60), per_step=st.integers(1, 9), epoch=st.integers(0, 4), seed=st.integers(0, 99))
-def test_every_view_comes_once_an_epoch(count: int, per_step: int, epoch: int, seed: int) -> None:
-    recipe = Recipe(batch_size=per_step, last_batch="keep")
-    steps = steps_per_epoch(count, recipe)
-    pieces = [step_indices(epoch * steps + i, count, recipe, seed) for i in range(steps)]
-    assert Counter(index for piece in pieces for index in piece) == Counter(range(count))
-    assert all(len(piece) == per_step for piece in pieces[:-1])
-
-
-@settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 60), per_step=st.integers(1, 9), epoch=st.integers(0, 4), seed=st.integers(0, 99))
-def test_where_the_last_batch_is_dropped_all_are_whole(count: int, per_step: int, epoch: int, seed: int) -> None:
-    recipe = Recipe(batch_size=per_step, last_batch="drop")
-    steps = steps_per_epoch(count, recipe)
-    pieces = [step_indices(epoch * steps + i, count, recipe, seed) for i in range(steps)]
-    assert steps == max(1, count // per_step), "fewer views than one batch are one step"
-    assert {len(piece) for piece in pieces} == {min(count, per_step)}
-    seen = [index for piece in pieces for index in piece]
-    assert len(seen) == len(set(seen))
-
-
-def test_the_order_follows_from_seed_and_epoch() -> None:
-    def epoch(number: int, seed: int) -> list[int]:
-        return [index for step in range(5) for index in step_indices(5 * number + step, 20, Recipe(batch_size=4), seed)]
-
-    torch.manual_seed(1)
-    first = epoch(0, seed=0)
-    torch.manual_seed(2)
-    assert epoch(0, seed=0) == first
-    orders = {tuple(epoch(number, seed)) for number in range(4) for seed in range(4)}
-    assert len(orders) == 16
 
 
 @pytest.fixture
