@@ -171,7 +171,7 @@ def _follow(plan: Plan, engine: LocalEngine, scenes: Sequence[str]) -> None:
             while thread.is_alive():
                 live.update(shown(), refresh=True)  # type: ignore[arg-type]
                 time.sleep(REFRESH)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C as a rule
         engine.stop()
         raise
     finally:

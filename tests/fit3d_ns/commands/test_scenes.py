@@ -102,6 +102,7 @@ def test_captures_must_be_there_and_have_names_of_their_own(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_two_tiny_scenes_from_photos_to_exports_and_a_broken_one(tiny_capture: Path, tmp_path: Path) -> None:
     captures = [tmp_path / name for name in ("one", "broken", "two")]
     for capture in captures:
