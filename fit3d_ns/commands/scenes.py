@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -184,6 +185,7 @@ def _follow(plan: Plan, engine: LocalEngine, scenes: Sequence[str]) -> None:
 def main() -> None:
     """Console script `fit3d-scenes`; exit code 1 if a scene failed."""
     arguments = tyro.cli(Annotated[ScenesArguments, tyro.conf.arg(name="")], prog="fit3d-scenes")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         statuses = run(arguments)
     except KeyboardInterrupt:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,8 +133,26 @@ def _last_words(log: Path) -> str:
     return f": {words.removeprefix('error: ')}" if words else ""
 
 
+def end_with_parent() -> None:
+    """From now on, end this process and its commands when what started it is gone, however that ended.
+
+    Else they would go on unseen, and a second start would train the same scenes beside them. For processes that lead
+    a group of their own; others end with their group.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.killpg(os.getpid(), signal.SIGTERM)
+
+    if os.getpgid(0) == os.getpid():
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def main() -> None:
     """Do the scene that the command line names."""
+    end_with_parent()
     plan, scene = Plan.load(Path(sys.argv[1])), sys.argv[2]
     if run_scene(plan, scene).state != "done":
         raise SystemExit(1)

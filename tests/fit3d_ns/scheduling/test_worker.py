@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,3 +104,28 @@ def test_what_is_trained_is_not_trained_again(plan: Plan, monkeypatch: pytest.Mo
 
 def test_a_plan_is_read_as_it_was_written(plan: Plan) -> None:
     assert Plan.load(plan.save()) == plan
+
+
+WATCHED = """
+import os, time
+from fit3d_ns.scheduling.worker import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+STARTER = f"""
+import subprocess, sys
+subprocess.run([sys.executable, "-c", {WATCHED!r}], start_new_session=True)
+"""
+
+
+def test_a_worker_ends_when_what_started_it_is_killed() -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    worker = Path(f"/proc/{int(starter.stdout.readline())}/status")
+    starter.kill()
+    starter.wait()
+    deadline = time.monotonic() + 30
+    while worker.is_file() and "(zombie)" not in worker.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
