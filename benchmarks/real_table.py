@@ -23,9 +23,10 @@ def write_table(path: Path, probings: Mapping[str, Path], tunings: Mapping[str, 
     lines = [
         "# On photos of real places",
         "",
-        f"Made by `python -m benchmarks.real` on {date.today().isoformat()}, commit {commit()}, {platform.machine()}",
-        f"({versions}). Mean ± standard deviation over {len(first.seeds)} probe seeds. Each data set is one scene or",
-        "one collection: nothing here is tested for significance.",
+        f"Made by `python -m benchmarks.real --tunings {' '.join(tunings)} --probe {' '.join(probings)}` on",
+        f"{date.today().isoformat()}, commit {commit()}, {platform.machine()} ({versions}).",
+        f"Mean ± standard deviation over {len(first.seeds)} probe seeds. Each data set is one scene or one collection:",
+        "nothing here is tested for significance.",
         "",
         *tuning_rows(tunings),
     ]

@@ -89,6 +89,7 @@ def test_the_page_has_every_arm_on_every_data_set(tmp_path: Path, monkeypatch: p
     assert page.count("| original + fine-tuned |") == 2
     assert "| real-alone | desk, fox | gaussians | 90 | 90 | fp32 |" in page
     assert "significan" not in page.replace("nothing here is tested for significance", "")
+    assert "`python -m benchmarks.real --tunings real-alone --probe kitchen CamVid`" in page
     header, _, *rows = arm_rows(results)
     assert "depth: RMSE ↓" in header
     assert len(rows) == len(results.arms)

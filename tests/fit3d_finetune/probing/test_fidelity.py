@@ -20,8 +20,8 @@ import fit3d_finetune.probing.paper.batches as batches_module
 import fit3d_finetune.probing.paper.depth as depth_module
 import fit3d_finetune.probing.paper.segmentation as segmentation_module
 from fit3d_finetune.commands.probe import ProbeArguments
-from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS
-from fit3d_finetune.probing.data.labelled_images import LabelledImage
+from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, depth_limit
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
 from fit3d_finetune.probing.depth import DepthScores
 from fit3d_finetune.probing.depth_loss import binned_depth
 from fit3d_finetune.probing.paper.batches import depth_sample, draw_batches, segmentation_sample
@@ -625,7 +625,8 @@ def test_the_depth_head_is_a_convolution_of_upsampled_features_to_bins() -> None
 
 @item("Depth: range")
 def test_bins_end_at_the_largest_depth() -> None:
-    assert ProbeArguments(test_data=()).max_depth == 10
+    assert ProbeArguments(test_data=()).max_depth is None
+    assert depth_limit([LabelledImages("rooms", ())], None) == 10
     for max_depth in (10.0, 20.0, 80.0):
         outputs = torch.full((1, 1, 1, 1, 256), -1.0)
         assert binned_depth(outputs, max_depth, 4).max() == pytest.approx((1e-3 + max_depth) / 2, rel=1e-4)

@@ -160,10 +160,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     step, load, get = training.training_step, Loader.load, Samples.__getitem__
     loading = False
 
-    def recorded_step(learner, samples, recipe, lr):  # type: ignore[no-untyped-def]
+    def recorded_step(learner, samples, recipe, lr, *together):  # type: ignore[no-untyped-def]
         parameters = list(learner.parameters.values())
         before = [parameter.detach().clone() for parameter in parameters]
-        figures = step(learner, samples, recipe, lr)
+        figures = step(learner, samples, recipe, lr, *together)
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
             for parameter in parameters
