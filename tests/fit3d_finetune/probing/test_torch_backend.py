@@ -130,7 +130,7 @@ def test_heads_trained_in_torch_are_those_trained_with_kernels(
     start = LinearHeads(ARMS, {"a": 6, "b": 5}, 3, (0, 7)).state_dict()
     for name, value in kernels.state_dict().items():
         found_value = ours.state_dict()[name].cpu()
-        # Adam moves a weight whose gradient is nothing but rounding, which differs between processors, by its whole rate.
+        # Adam moves a weight whose gradient is nothing but rounding, which differs between processors, by a whole step.
         torch.testing.assert_close(found_value, value, atol=1e-3, rtol=1e-3)
         assert ((found_value - value).abs() > 2e-5 + 1e-3 * value.abs()).float().mean() < 0.05, name
         assert name not in start or start[name].shape != value.shape or not torch.equal(start[name], value)
