@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fit3d_ns.common.cores import thread_limits
+
 
 @dataclass(frozen=True)
 class Task:
@@ -37,11 +39,10 @@ def run(task: Task, logs: Path) -> None:
     print(f"{task.name}: {' '.join((task.command[0], *words))}", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{task.name.replace(' ', '-').replace(':', '')}.log"
-    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     script = Path(sys.executable).with_name(task.command[0])
     with open(log, "w") as output:
         result = subprocess.run(
-            [str(script), *words], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+            [str(script), *words], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **thread_limits(1)}
         )
     if result.returncode != 0 or not task.makes.exists():
         raise SystemExit(f"{task.name} failed with exit code {result.returncode}; see {log}")

@@ -47,8 +47,9 @@ def run_together(commands: Mapping[str, Sequence[str]]) -> None:
     Args:
         commands: by name, which their logs bear.
     """
-    share = str(max(1, len(os.sched_getaffinity(0)) // len(commands)))
-    environment = {**os.environ, "OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
+    from fit3d_ns.common.cores import thread_limits, usable_cores  # see `draw`
+
+    environment = {**os.environ, **thread_limits(max(1, usable_cores() // len(commands)))}
     logs = {name: DEMO / "logs" / f"{name}.log" for name in commands}
     (DEMO / "logs").mkdir(parents=True, exist_ok=True)
     start, running = time.monotonic(), dict[str, subprocess.Popen[bytes]]()

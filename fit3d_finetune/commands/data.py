@@ -1,13 +1,12 @@
 """fit3d-data: what lies in a data set, what is missing, and what it can be probed for.
 
-fit3d-data list
-fit3d-data check nyu-depth /data/nyu/nyu_test.txt
+`fit3d-data list`, `fit3d-data check nyu-depth /data/nyu/nyu_test.txt`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from fit3d_finetune.probing.data.checks import NEEDS
 from fit3d_finetune.probing.data.datasets import READERS
-from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImages
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 
@@ -46,14 +45,13 @@ def kinds() -> dict[str, str]:
 
 
 def missing_files(data: LabelledImages) -> dict[str, list[Path]]:
-    """By what they are: those that the data set names and that are not there."""
-    of: Mapping[str, Callable[[LabelledImage], Path | None]] = {
-        "images": lambda image: image.path,
-        "labels": lambda image: image.label_path,
-        "depth": lambda image: image.depth_path,
-    }
-    paths = {what: [path for image in data.images if (path := get(image)) is not None] for what, get in of.items()}
-    return {what: [path for path in each if not path.is_file()] for what, each in paths.items()}
+    """By what they are, images first: those that the data set names and that are not there."""
+    missing: dict[str, list[Path]] = {"images": [], "labels": [], "depth": []}
+    for image in data.images:
+        for what, path in image.files.items():
+            if not path.is_file():
+                missing[what].append(path)
+    return missing
 
 
 def check(kind: str, root: Path) -> Table:

@@ -24,9 +24,7 @@ from fit3d_finetune.training.tracking import TrackerName
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.device import DeviceChoice, choose_device
-from fit3d_ns.common.errors import InputError, exits_on_input_error
-
-EXIT_INTERRUPTED = 130
+from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
 
 
 @dataclass

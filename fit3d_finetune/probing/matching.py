@@ -87,12 +87,7 @@ def measure_matching(
 def _mean(cosines: Sequence[Tensor]) -> Tensor:
     """Their mean; the one itself where there is but one, as these matrices are far larger than any cache."""
     one, *others = cosines
-    if not others:
-        return one
-    total = one + others[0]
-    for other in others[1:]:
-        total += other
-    return total.div_(len(cosines))
+    return sum(others, one).div_(len(cosines)) if others else one
 
 
 def ratio_test_matches(cosine: Tensor, count: int) -> tuple[Array, Array]:

@@ -128,6 +128,7 @@ class Augmentation:
 
     @staticmethod
     def draw(recipe: Recipe, random: torch.Generator) -> Augmentation:
+        """As the recipe says; takes as many random numbers whatever they are."""
         flipped, cut = bool(torch.rand((), generator=random) < 0.5), None
         if recipe.crop_scale < 1:
             scale, x, y = torch.rand(3, generator=random).tolist()
@@ -139,11 +140,6 @@ class Augmentation:
         """The augmented sample."""
         sample = flip(sample) if self.flipped else sample
         return sample if self.cut is None else crop(sample, *self.cut)
-
-
-def augment(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
-    """Flip with p = 0.5 and crop, image and target alike."""
-    return Augmentation.draw(recipe, random).of(sample)
 
 
 def flip(sample: Sample) -> Sample:

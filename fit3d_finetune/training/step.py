@@ -46,16 +46,11 @@ def training_step(
     learner.optimizer.zero_grad(set_to_none=True)
     passes = own_passes(samples, len(samples) if count is None else count, recipe.batch_size, processes)
     total = sum(size for _, size in passes)
-    weights = torch.tensor([float(sum(sample.weights.sum() for sample in batch)) for batch, _ in passes])
-    of_all = processes.sum_up(weights.clone())
     sums: dict[str, Tensor] = {}
-    for (batch, size), own, whole in zip(passes, weights.tolist(), of_all.tolist(), strict=True):
+    for (batch, _), scale in zip(passes, _scales(passes, recipe, processes), strict=True):
         if not batch:
             continue
         share = len(batch) / total
-        # The loss of features is a mean over patches, of which this process may have more than of the images.
-        by_patches = recipe.loss_mean == "batch" and processes.count > 1 and whole > 0
-        scale = own / whole * size / len(batch) if by_patches else 1.0
         loss, figures = batch_loss(learner.backbone, batch, recipe.loss, recipe.loss_mean, learner.teacher, scale)
         (loss * share).backward()
         for name, value in {"loss": loss.detach(), **figures}.items():
@@ -75,6 +70,18 @@ def training_step(
             raise Diverged(f"its {what} is {figures[name].item()}")
     learner.optimizer.step()
     return figures
+
+
+def _scales(passes: Sequence[tuple[Sequence[Sample], int]], recipe: Recipe, processes: Processes) -> Sequence[float]:
+    """By pass: this process's share of its patches over that of its images, where the loss is a mean over patches."""
+    if processes.count == 1 or recipe.loss_mean == "image":
+        return [1.0] * len(passes)
+    weights = torch.tensor([float(sum(sample.weights.sum() for sample in batch)) for batch, _ in passes])
+    of_all = processes.sum_up(weights.clone())
+    return [
+        own / whole * size / len(batch) if batch and whole > 0 else 1.0
+        for (batch, size), own, whole in zip(passes, weights.tolist(), of_all.tolist(), strict=True)
+    ]
 
 
 def own_samples(indices: Sequence[T], batch_size: int, processes: Processes) -> list[T]:

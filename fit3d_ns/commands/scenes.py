@@ -16,7 +16,7 @@ import tyro
 from rich.live import Live
 
 from fit3d_ns.common.console import CONSOLE, logger
-from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.name import require_scene_name
@@ -24,8 +24,8 @@ from fit3d_ns.scene.place import SCENE_FILE, require_export_place
 from fit3d_ns.scheduling.local import LocalEngine
 from fit3d_ns.scheduling.plan import Plan, Status
 from fit3d_ns.scheduling.summary import table, write_summary
+from fit3d_ns.scheduling.worker import figures_of
 
-EXIT_INTERRUPTED = 130
 REFRESH = 1.0
 """Seconds between two looks at the scenes' status."""
 
@@ -69,8 +69,7 @@ def run(arguments: ScenesArguments) -> list[Status]:
             require_export_place(Path(plan.output_dir), scene)
             waiting.append(scene)
     for scene in found:
-        exported = FeatureGaussians.load(plan.export(scene)).num_gaussians
-        Status(scene, "done", figures={**_figures_before(plan, scene), "gaussians": exported}, found=True).save(plan)
+        Status(scene, "done", figures=figures_of(plan, scene), found=True).save(plan)
     for scene in waiting:
         Status(scene).save(plan)
     engine = LocalEngine(arguments.jobs)
@@ -137,11 +136,6 @@ def is_exported(plan: Plan, scene: str) -> bool:
             f"{folder} is the export of another capture, {root}: give another --output-dir, or rename {capture}."
         )
     return True
-
-
-def _figures_before(plan: Plan, scene: str) -> dict[str, float]:
-    """Those of an earlier start, as far as the work folder has them."""
-    return {name: value for name, value in Status.load(plan, scene).figures.items() if name != "gaussians"}
 
 
 def _words(options: str, name: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from fit3d_ns.common.cores import thread_limits, usable_cores
 from fit3d_ns.scheduling.plan import ENDED, Plan, Status
 
 WORKER = (sys.executable, "-m", "fit3d_ns.scheduling.worker")
@@ -30,9 +31,8 @@ def default_jobs() -> int:
     """
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores, memory // BYTES_PER_SCENE))
+    return max(1, min(usable_cores(), memory // BYTES_PER_SCENE))
 
 
 class LocalEngine:
@@ -72,8 +72,7 @@ class LocalEngine:
 
     def environment(self, slot: int) -> dict[str, str]:
         """Of the commands in a slot."""
-        share = str(max(1, len(os.sched_getaffinity(0)) // self.jobs))
-        own = {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
+        own = thread_limits(max(1, usable_cores() // self.jobs))
         if torch.cuda.is_available():
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]

@@ -20,6 +20,8 @@ from fit3d_ns.common.errors import InputError
 
 State = Literal["waiting", "training", "measuring", "exporting", "done", "failed"]
 ENDED: tuple[State, ...] = ("done", "failed")
+MEASURED = ("psnr", "ssim", "feature_cosine")
+"""By ns-eval, on held-out views."""
 PLAN_FILE, STATUS_FILE, LOG_FILE, METRICS_FILE = "plan.json", "status.json", "log.txt", "metrics.json"
 
 

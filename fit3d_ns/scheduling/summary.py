@@ -12,9 +12,9 @@ from statistics import median
 from rich.table import Table
 
 from fit3d_ns.common.atomic import atomic_file
-from fit3d_ns.scheduling.plan import Plan, Status
+from fit3d_ns.scheduling.plan import MEASURED, Plan, Status
 
-FIGURES = ("psnr", "ssim", "feature_cosine", "gaussians", "seconds")
+FIGURES = (*MEASURED, "gaussians", "seconds")
 FAR = 3.5
 """Deviations, estimated by the median of the absolute ones (Iglewicz and Hoaglin, 1993), from which a scene stands
 out."""

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.scene.place import SCENE_FILE
-from fit3d_ns.scheduling.plan import LOG_FILE, METRICS_FILE, Plan, State, Status
+from fit3d_ns.scheduling.plan import LOG_FILE, MEASURED, METRICS_FILE, Plan, State, Status
 
 TRAINED_FILE = "trained.json"
 """Beside config.yml, once ns-train has ended well: its checkpoints alone do not tell."""
-FIGURES = ("psnr", "ssim", "feature_cosine")
 MODELS = "nerfstudio_models"
 
 
@@ -107,7 +106,7 @@ def figures_of(plan: Plan, scene: str) -> dict[str, float]:
     metrics = plan.folder(scene) / METRICS_FILE
     if metrics.is_file():
         results = json.loads(metrics.read_text())["results"]
-        found = {name: float(results[name]) for name in FIGURES if name in results}
+        found = {name: float(results[name]) for name in MEASURED if name in results}
     exported = json.loads((plan.export(scene) / SCENE_FILE).read_text())
     return {**found, "gaussians": float(exported["num_gaussians"])}
 

@@ -32,11 +32,11 @@ class LabelCoding:
         """
         known = {index: index for index in range(num_classes)} if self.classes is None else dict(self.classes)
         classes = known | dict.fromkeys(self.void, VOID)
-        found, places = np.unique(values, return_inverse=True)
+        found = np.unique(values)
         unknown = [int(number) for number in found if int(number) not in classes]
         table = np.array([classes.get(int(number), VOID) for number in found], np.uint8)
         wrong = None if self.others_are_void or not unknown else unknown[0]
-        return table[places].reshape(values.shape), wrong
+        return table[np.searchsorted(found, values)], wrong
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _kind_of(path: Path) -> str:
 
 
 def _require_files(data: LabelledImages, place: str) -> None:
-    paths = [path for image in data.images for path in (image.path, image.label_path, image.depth_path) if path]
+    paths = [path for image in data.images for path in image.files.values()]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError(f"{place}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}.")

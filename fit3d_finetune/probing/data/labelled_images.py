@@ -55,6 +55,12 @@ class LabelledImage:
     """Whether its pixels are turned as its EXIF data ask; labels, depth and camera are of the turned image then."""
 
     @property
+    def files(self) -> dict[str, Path]:
+        """All that it is made from, by what it is: images, labels, depth."""
+        named = {"images": self.path, "labels": self.label_path, "depth": self.depth_path}
+        return {what: path for what, path in named.items() if path is not None}
+
+    @property
     def has_geometry(self) -> bool:
         """Whether there is a `consistency_view`: depth, and a camera without distortion."""
         return self.depth_path is not None and self.camera is not None

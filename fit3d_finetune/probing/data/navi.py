@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from fit3d_finetune.probing.data.codings import Array, DepthCoding
 from fit3d_finetune.probing.data.files import read_json
@@ -78,11 +79,6 @@ def _camera(entry: dict[str, Any]) -> PinholeCamera:
 
 def rotation(q: Array) -> Array:
     """The matrix [3, 3] of a quaternion (w, x, y, z) of any length but 0."""
-    w, x, y, z = q / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    w, *xyz = q
+    matrix: Array = Rotation.from_quat([*xyz, w]).as_matrix()
+    return matrix

@@ -32,7 +32,7 @@ from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.optimizer import build_optimizer, tuned_parameters
 from fit3d_finetune.training.order import Order
 from fit3d_finetune.training.recipe import PRESETS, lr_factor
-from fit3d_finetune.training.samples import Loader, Sample, Samples, augment
+from fit3d_finetune.training.samples import Augmentation, Loader, Sample, Samples
 from fit3d_finetune.training.step import Diverged, training_step
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.features.backbone import BackboneConfig, input_size, load_backbone
@@ -284,7 +284,7 @@ def test_half_of_the_views_are_mirrored_with_target_and_mask(tmp_path: Path) -> 
     sample = Samples(view_refs([scene], "train"), paper_store(tmp_path, scene))[0]
     random, mirrored = torch.Generator().manual_seed(0), 0
     for _ in range(200):
-        seen = augment(sample, PAPER, random)
+        seen = Augmentation.draw(PAPER, random).of(sample)
         if not torch.equal(seen.image, sample.image):
             mirrored += 1
             # Published: mirrored at full size and brought to the grid afterwards.

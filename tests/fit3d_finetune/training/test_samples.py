@@ -12,10 +12,10 @@ from fit3d_finetune.targets.scenes import Scene, ViewRef, view_refs
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.samples import (
+    Augmentation,
     Loader,
     Sample,
     Samples,
-    augment,
     crop,
     flip,
 )
@@ -31,6 +31,10 @@ def colours(sample_or_image: Sample | torch.Tensor) -> torch.Tensor:
     return pool_to_patch_grid(image.permute(1, 2, 0), (ROWS, COLUMNS))[0]
 
 
+def augmented(sample: Sample, recipe: Recipe, random: torch.Generator) -> Sample:
+    return Augmentation.draw(recipe, random).of(sample)
+
+
 def colour_sample() -> Sample:
     """A smooth, unsymmetrical image whose target is its own mean colour in every patch."""
     y = torch.linspace(0, 1, ROWS * PATCH)[:, None].expand(-1, COLUMNS * PATCH)
@@ -42,7 +46,7 @@ def colour_sample() -> Sample:
 @pytest.mark.parametrize("crop_scale", [1.0, 0.8, 0.4])
 @pytest.mark.parametrize("seed", range(8))
 def test_after_augmentation_the_target_still_belongs_to_the_image(crop_scale: float, seed: int) -> None:
-    sample = augment(colour_sample(), Recipe(crop_scale=crop_scale), torch.Generator().manual_seed(seed))
+    sample = augmented(colour_sample(), Recipe(crop_scale=crop_scale), torch.Generator().manual_seed(seed))
     assert sample.image.shape == colour_sample().image.shape
     torch.testing.assert_close(sample.weights, torch.ones(ROWS, COLUMNS))
     error = (sample.features - colours(sample)).abs().mean()
@@ -60,14 +64,14 @@ def test_a_mirror_image_keeps_its_class_token_and_a_crop_has_none() -> None:
 def test_half_of_the_samples_are_flipped() -> None:
     random = torch.Generator().manual_seed(0)
     original = colour_sample()
-    flipped = [not torch.equal(augment(original, Recipe(), random).image, original.image) for _ in range(200)]
+    flipped = [not torch.equal(augmented(original, Recipe(), random).image, original.image) for _ in range(200)]
     assert 70 < sum(flipped) < 130
 
 
 def test_crops_are_as_large_as_the_recipe_says_and_lie_inside() -> None:
     random = torch.Generator().manual_seed(0)
     for _ in range(50):
-        x, y, _ = augment(colour_sample(), Recipe(crop_scale=0.5), random).image
+        x, y, _ = augmented(colour_sample(), Recipe(crop_scale=0.5), random).image
         for ramp in (x, y):  # a ramp from 0 to 1 across the whole image
             side = float(ramp.max() - ramp.min())
             assert 0.5 - 0.03 <= side <= 1.0
