@@ -7,7 +7,7 @@ Stage 1 on the first half of a Kinect sequence (7-Scenes, redkitchen) and on fox
 of the rooms, and on them alone; probes of depth, normals and matching on the sequence's second half, trained on its
 first one, and of segmentation on MSRC and CamVid, which no fine-tuning saw. The sequence is split in time, with a gap,
 as neighbouring frames are alike. Every part is kept in the work folder (`benchmarks.tasks`). --tunings and --probe do
-a part of it: all takes two hours of two cores with AMX, and four times as long without bf16.
+a part of it.
 """
 
 from __future__ import annotations
