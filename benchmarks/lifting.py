@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.rows import Aim, Row, Setting
 from benchmarks.timing import Spread, alternately, synchronize
-from fit3d_finetune.targets.scenes import backbone_config, find_scenes
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import backbone_config
 from fit3d_ns.features.loss import feature_loss
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.features.space import FeatureSpace, fit_space

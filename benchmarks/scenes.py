@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from fit3d_finetune.targets.files import TargetFolder
-from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import backbone_config, view_refs
 from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.recipe import PRESETS
 from fit3d_finetune.training.samples import Loader, Samples

@@ -35,7 +35,8 @@ from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import Arm
 from fit3d_finetune.probing.segmentation import train_segmentation
 from fit3d_finetune.targets.files import TargetFolder
-from fit3d_finetune.targets.scenes import backbone_config, find_scenes, view_refs
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import backbone_config, view_refs
 from fit3d_finetune.targets.store import StoreKind, TargetStore
 from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.recipe import PRESETS, Recipe

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.rows import Aim, Row, Setting, milliseconds
 from benchmarks.timing import compare
-from fit3d_finetune.targets.scenes import backbone_config, find_scenes
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import backbone_config
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.patch_grid import pool_to_patch_grid
 from fit3d_ns.lifting.scene import lift_scene, scene_from_export

@@ -79,7 +79,7 @@ def draw(finetuned: Path) -> tuple[Path, Path]:
     from fit3d_finetune.backbone.hub import read_finetuned
     from fit3d_finetune.probing.data.datasets import read_data
     from fit3d_finetune.report.sheets import predictions_sheet, save_png, targets_sheet
-    from fit3d_finetune.targets.scenes import find_scenes
+    from fit3d_finetune.targets.finding import find_scenes
 
     [scene] = find_scenes(DEMO / "runs" / "room")
     [unseen] = read_data([str(OTHER_ROOM)])

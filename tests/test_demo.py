@@ -15,7 +15,7 @@ from PIL import Image
 from fit3d_finetune.backbone.geometry import GeometryHeads, GeometryReader
 from fit3d_finetune.commands.finetune import parse
 from fit3d_finetune.report.sheets import GAP, PANEL_WIDTH
-from fit3d_finetune.targets.scenes import find_scenes
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.train import finetune
 from fit3d_ns.features.backbone import load_backbone

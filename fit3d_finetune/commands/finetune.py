@@ -13,7 +13,8 @@ import tyro
 
 from fit3d_finetune.backbone.hub import SavedWeights
 from fit3d_finetune.backbone.precision import Precision, choose_precision
-from fit3d_finetune.targets.scenes import backbone_config, find_scenes, split_scenes, with_novel_views
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import backbone_config, split_scenes, with_novel_views
 from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.adapter import LoRA
 from fit3d_finetune.training.processes import ALONE, Processes, joined
@@ -35,8 +36,9 @@ class FinetuneArguments:
     --nproc-per-node GPUS -m fit3d_finetune.commands.finetune OPTIONS, with --batch-size for all of them together.
     """
 
-    exports: Path
-    """Folder of exports (runs/), or a single one, written by fit3d-export or fit3d-lift."""
+    exports: str
+    """Folder of exports (runs/), or a single one, written by fit3d-export or fit3d-lift; also s3://BUCKET/runs, gs://,
+    az:// and http(s)://."""
     output_dir: Path = Path("finetuned")
     """Where the fine-tuned backbone goes, as a timm local-dir folder with a model card."""
     preset: PresetName = DEFAULT_PRESET
@@ -61,8 +63,11 @@ class FinetuneArguments:
     """Views between each training view and its neighbour to add, image and target rendered from the Gaussians."""
     weights: str | None = None
     """Where the original weights are (as backbone.weights of ns-train), if the exports were made with a file."""
-    images_root: Path | None = None
-    """Where the images are now, if they moved since the export (or the folder with one folder per scene)."""
+    images_root: str | None = None
+    """Where the images are now, if they moved since the export (or the folder with one folder per scene); with exports
+    on object storage it may be there, too."""
+    remote_cache_gb: float = 20.0
+    """Disk space for files of object storage ($FIT3D_CACHE_DIR/remote)."""
     skip_broken: bool = False
     """Leave out exports that fail their validation instead of stopping."""
     device: DeviceChoice = "auto"
@@ -92,8 +97,8 @@ def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
     arguments.recipe.check()
     if not 0 <= arguments.val_fraction < 1:
         raise InputError(f"--val-fraction must lie in 0..1 (without 1), not {arguments.val_fraction}.")
-    if not (arguments.novel_views >= 0 and arguments.target_cache_gb >= 0):
-        raise InputError("--novel-views and --target-cache-gb must not be negative.")
+    if not all(value >= 0 for value in (arguments.novel_views, arguments.target_cache_gb, arguments.remote_cache_gb)):
+        raise InputError("--novel-views, --target-cache-gb and --remote-cache-gb must not be negative.")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
     lora = _lora(arguments)
@@ -105,7 +110,9 @@ def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
         )
     if processes.first:
         require_output_dir(arguments.output_dir)
-    scenes = find_scenes(arguments.exports, arguments.images_root, arguments.skip_broken)
+    scenes = find_scenes(
+        arguments.exports, arguments.images_root, arguments.skip_broken, int(arguments.remote_cache_gb * 1e9)
+    )
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
     precision = _precision(arguments, device, processes)
     return finetune(

@@ -1,4 +1,4 @@
-"""The exports that a fine-tuning reads: found, validated, of one backbone, and listed as (scene, view) pairs.
+"""The scenes that a fine-tuning reads, and their views as (scene, view) pairs (`finding` finds them).
 
 Only what training needs of each view is kept, so that memory does not grow with the Gaussians of the scenes.
 """
@@ -13,15 +13,14 @@ from torch import Tensor
 
 from fit3d_finetune.backbone.hub import NAMED_SOURCES
 from fit3d_finetune.backbone.precision import Precision
+from fit3d_finetune.targets.export_files import ExportFiles
 from fit3d_finetune.targets.novel_views import views_between
-from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.features.position import position_map
-from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo, file_sha256
-from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
+from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo
+from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.views import PinholeView
 
 
@@ -30,10 +29,10 @@ class Scene:
     """One validated export, without its Gaussians."""
 
     name: str
-    directory: Path
-    images_root: Path
+    files: ExportFiles
     gaussians_sha256: str
-    """Of gaussians.safetensors, which in turn names the hash of scene.json."""
+    """Of gaussians.safetensors, which in turn names the hash of scene.json; of one on object storage, of its header and
+    version."""
     backbone: BackboneInfo
     decoder: DecoderKind
     feature_dim: int
@@ -70,8 +69,8 @@ class Scene:
         return h * self.backbone.patch_size, w * self.backbone.patch_size
 
     def load(self) -> FeatureGaussians:
-        """The Gaussians; the files were checked when the scene was found."""
-        return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False)
+        """The Gaussians."""
+        return self.files.load()
 
 
 @dataclass(frozen=True)
@@ -80,39 +79,6 @@ class ViewRef:
 
     scene: int
     view: int
-
-
-def find_scenes(exports: Path, images_root: Path | None = None, skip_broken: bool = False) -> list[Scene]:
-    """Read and validate every export under `exports` (a folder of exports, or a single one).
-
-    Args:
-        exports: e.g. runs/; folders whose names start with a dot are left out (writes that were cut short).
-        images_root: where the images are now, if they moved: a folder that holds one folder per scene name, or
-            the root of all images.
-        skip_broken: leave out exports that fail their validation, with a warning, instead of stopping.
-
-    Raises:
-        InputError: no exports, a broken one, or exports of different backbones.
-    """
-    sweep_leftovers(exports)
-    folders = _export_folders(exports)
-    scenes: list[Scene] = []
-    broken = 0
-    with progress("exports") as bar:
-        task = bar.add_task("Checking exports", total=len(folders))
-        for folder in folders:
-            try:
-                scenes.append(_read_scene(folder, images_root))
-            except InputError as error:
-                if not skip_broken:
-                    raise
-                broken += 1
-                logger.warning("Left out: %s", error)
-            bar.advance(task)
-    if not scenes:
-        raise InputError(f"all {broken} exports in {exports} are broken: export the scenes again with fit3d-export.")
-    _require_one_backbone(scenes)
-    return scenes
 
 
 def split_scenes(
@@ -183,51 +149,3 @@ def backbone_config(scenes: Sequence[Scene], weights: str | None, precision: Pre
             "the scenes again."
         )
     return config
-
-
-def _export_folders(exports: Path) -> list[Path]:
-    if not exports.is_dir():
-        raise InputError(
-            f"--exports {exports} is not a folder: give the folder that fit3d-export wrote to, e.g. runs/."
-        )
-    if (exports / SCENE_FILE).is_file():
-        return [exports]
-    folders = sorted(
-        folder
-        for folder in exports.iterdir()
-        if not folder.name.startswith(".") and ((folder / SCENE_FILE).is_file() or (folder / GAUSSIANS_FILE).is_file())
-    )
-    if not folders:
-        raise InputError(f"--exports {exports} holds no exports: make them with fit3d-export --output-dir {exports}.")
-    return folders
-
-
-def _read_scene(folder: Path, images_root: Path | None) -> Scene:
-    name, root = folder.resolve().name, images_root
-    if images_root is not None and (images_root / name).is_dir():
-        root = images_root / name
-    gaussians = FeatureGaussians.load(folder, images_root=root)
-    info = gaussians.scene
-    return Scene(
-        name=name,
-        directory=folder,
-        images_root=Path(info.images_root),
-        gaussians_sha256=file_sha256(folder / GAUSSIANS_FILE),
-        backbone=info.backbone,
-        decoder=info.decoder,
-        feature_dim=info.feature_dim,
-        views=info.views,
-        position=gaussians.position,
-    )
-
-
-def _require_one_backbone(scenes: Sequence[Scene]) -> None:
-    first = scenes[0]
-    for scene in scenes[1:]:
-        a, b = first.backbone, scene.backbone
-        if (a.name, a.layer, a.weights_sha256) != (b.name, b.layer, b.weights_sha256):
-            raise InputError(
-                f"{first.directory} and {scene.directory} were made with different backbones "
-                f"({a.description} layer {a.layer}, and {b.description} layer {b.layer}): "
-                "give exports of one backbone."
-            )

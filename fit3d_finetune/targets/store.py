@@ -46,7 +46,7 @@ from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, load_backbone
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.patch_grid import COUNTED_SHARE
-from fit3d_ns.scene.description import file_sha256, resolve
+from fit3d_ns.scene.description import file_sha256
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_rgb
 
@@ -151,7 +151,9 @@ class TargetStore:
         h, w = self.scenes[scene].image_size(view)
         size, photograph = (scale * h, scale * w), self.scenes[scene].photograph(view)
         if photograph is not None:
-            return load_pinhole_image(photograph, self.scenes[scene].images_root, size, self.rule.resampling)
+            return load_pinhole_image(
+                photograph, self.scenes[scene].files.image(photograph), size, self.rule.resampling
+            )
         return self._rendered_image(scene, view, size).float() / 255
 
     def _read(self, scene: int, view: int) -> StoredTarget | None:
@@ -166,10 +168,10 @@ class TargetStore:
         if any(bool(self.get(scene, view).weights.any()) for view in range(self.scenes[scene].num_views)):
             return
         if self.kind == "geometry":
-            logger.warning("%s teaches no shape: no patch of any view has depth", self.scenes[scene].directory)
+            logger.warning("%s teaches no shape: no patch of any view has depth", self.scenes[scene].files)
         else:
             raise InputError(
-                f"{self.scenes[scene].directory} gives no target: in no view do its Gaussians (and masks) cover half "
+                f"{self.scenes[scene].files} gives no target: in no view do its Gaussians (and masks) cover half "
                 "of any patch; train the scene again, or check its masks."
             )
 
@@ -188,7 +190,7 @@ class TargetStore:
             stored = as_stored(target.features, target.weights, linear)
             if not bool(stored.decoded().features.isfinite().all()):
                 raise InputError(
-                    f"{self.scenes[scene].directory} gives a target that is not finite (view {view}): its "
+                    f"{self.scenes[scene].files} gives a target that is not finite (view {view}): its "
                     "features or its decoder are too large; train or lift the scene again."
                 )
             return self._with_image(scene, view, stored)
@@ -231,7 +233,7 @@ class TargetStore:
 
     def _mask(self, scene: int, view: int) -> Tensor | None:
         photograph = self.scenes[scene].photograph(view)
-        return None if photograph is None else load_pinhole_mask(photograph, self.scenes[scene].images_root)
+        return None if photograph is None else load_pinhole_mask(photograph, self.scenes[scene].files.mask(photograph))
 
     def _with_image(self, scene: int, view: int, target: StoredTarget) -> StoredTarget:
         if self.scenes[scene].photograph(view) is not None:
@@ -262,7 +264,7 @@ class TargetStore:
 
     def _key(self, scene: Scene) -> str:
         """A hash of all that decides the targets of a scene."""
-        masks = [resolve(view.mask_path, scene.images_root) for view in scene.views if view.mask_path is not None]
+        masks = [mask for view in scene.views if (mask := scene.files.mask(view)) is not None]
         made_from: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "kind": self.kind,

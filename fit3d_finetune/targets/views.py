@@ -11,14 +11,12 @@ from torch import Tensor
 from fit3d_finetune.targets.rule import Resampling
 from fit3d_ns.capture.images import load_image, load_mask
 from fit3d_ns.capture.lens import undistort, undistort_mask
-from fit3d_ns.scene.description import ViewInfo, resolve
+from fit3d_ns.scene.description import ViewInfo
 
 
-def load_pinhole_image(
-    view: ViewInfo, images_root: Path, size: tuple[int, int], resampling: Resampling = "area"
-) -> Tensor:
-    """The undistorted image [3, height, width] in 0..1, resized to `size`."""
-    pixels = load_image(resolve(view.path, images_root))
+def load_pinhole_image(view: ViewInfo, path: Path, size: tuple[int, int], resampling: Resampling = "area") -> Tensor:
+    """The undistorted image [3, height, width] in 0..1, read from `path` and resized to `size`."""
+    pixels = load_image(path)
     pixels, _ = undistort(pixels, view.K, view.distortion, view.camera_model)
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     return resize_image(image, size, resampling)[0]
@@ -37,14 +35,13 @@ def resize_image(images: Tensor, size: tuple[int, int], resampling: Resampling =
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def load_pinhole_mask(view: ViewInfo, images_root: Path) -> Tensor | None:
-    """The undistorted mask [H, W], True where pixels count; None if the view has none.
+def load_pinhole_mask(view: ViewInfo, path: Path | None) -> Tensor | None:
+    """The undistorted mask [H, W], True where pixels count, read from `path`; None if the view has none.
 
     Raises:
         InputError: it cannot be read, is not of the image's size, or leaves no pixel.
     """
-    if view.mask_path is None:
+    if path is None:
         return None
-    path = resolve(view.mask_path, images_root)
     mask = load_mask(path, (view.width, view.height))
     return torch.from_numpy(undistort_mask(mask, view.K, view.distortion, view.camera_model).copy())

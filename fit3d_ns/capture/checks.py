@@ -32,13 +32,13 @@ def check_transforms(path: Path) -> None:
         InputError: for whatever would make nerfstudio's dataparser fail, or train on nonsense.
     """
     path = _find_transforms(Path(path))
-    meta = _read_json(path)
+    meta = read_json(path)
     frames = meta.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise InputError(f'{path} has no list "frames"; create it with ns-process-data.')
     if not frames:
         raise InputError(f"{path} lists no images; create it with ns-process-data from a folder of photos.")
-    _check_camera_model(path, meta)
+    check_camera_model(path, meta)
 
     names = [frame.get("file_path") for frame in frames]
     for index, name in enumerate(names):
@@ -121,7 +121,12 @@ def _find_transforms(path: Path) -> Path:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file like transforms.json.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON object.
+    """
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -133,7 +138,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _check_camera_model(path: Path, meta: dict[str, Any]) -> None:
+def check_camera_model(path: Path, meta: dict[str, Any]) -> None:
+    """Check that the camera model of a transforms.json is one that images can be undistorted from.
+
+    Raises:
+        InputError: it is another one.
+    """
     model = meta.get("camera_model", "OPENCV")
     if model not in CAMERA_MODELS:
         raise InputError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,12 +29,14 @@ from fit3d_ns.method.model import Fit3DModel
 from fit3d_ns.method.pipeline import Fit3DPipeline
 from fit3d_ns.method.run_folder import last_checkpoint, scene_of
 from fit3d_ns.method.runs import finished_runs, load_pipeline, read_config
+from fit3d_ns.remote.folder import RemoteFolder, is_url
 from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import require_export_place
 from fit3d_ns.scene.splats import TENSORS
 from fit3d_ns.scene.storage import FeatureStorage
+from fit3d_ns.scene.upload import upload_export
 
 PREVIEW_FILE = "previews.png"
 
@@ -45,8 +49,8 @@ class ExportArguments:
     """The config.yml that ns-train wrote."""
     all: Path | None = None
     """Export every finished fit3d run under this folder instead (the newest of each scene)."""
-    output_dir: Path = Path("runs")
-    """Where the scene's folder is made."""
+    output_dir: str = "runs"
+    """Where the scene's folder is made; also s3://BUCKET/runs, gs:// and az://."""
     name: str | None = None
     """Name of that folder and of the scene; default: the run's --experiment-name (the capture's folder)."""
     overwrite: bool = False
@@ -199,20 +203,32 @@ def run(arguments: ExportArguments) -> None:
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
     if arguments.all is not None and arguments.name is not None:
         raise InputError("--name names one scene: give it with --load-config, not with --all.")
-    require_writable(arguments.output_dir)
     paths = [arguments.load_config] if arguments.load_config else finished_runs(Path(str(arguments.all)))
+    if is_url(arguments.output_dir):
+        _export_to_store(paths, RemoteFolder(arguments.output_dir), arguments)
+        return
+    output_dir = Path(arguments.output_dir)
+    require_writable(output_dir)
     if arguments.all is not None:
         for path in paths:  # all places before the first export
-            require_export_place(arguments.output_dir, scene_of(path, read_config(path)))
+            require_export_place(output_dir, scene_of(path, read_config(path)))
     for path in paths:
-        export_run(
-            path,
-            arguments.output_dir,
-            arguments.previews,
-            arguments.feature_storage,
-            arguments.name,
-            arguments.overwrite,
-        )
+        _export(path, output_dir, arguments)
+
+
+def _export(path: Path, output_dir: Path, arguments: ExportArguments) -> Path:
+    return export_run(
+        path, output_dir, arguments.previews, arguments.feature_storage, arguments.name, arguments.overwrite
+    )
+
+
+def _export_to_store(paths: Sequence[Path], folder: RemoteFolder, arguments: ExportArguments) -> None:
+    """Export on this machine, and upload each scene when it is whole."""
+    folder.require_writable()
+    for path in paths:
+        with tempfile.TemporaryDirectory(prefix="fit3d-export-") as temporary:
+            made = _export(path, Path(temporary), arguments)
+            upload_export(folder, made, arguments.overwrite)
 
 
 def main() -> None:

@@ -7,11 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from rich.live import Live
 
@@ -23,6 +22,9 @@ from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import SCENE_FILE, require_export_place
 from fit3d_ns.scheduling.local import LocalEngine
 from fit3d_ns.scheduling.plan import Plan, Status
+from fit3d_ns.scheduling.process import Engine
+from fit3d_ns.scheduling.ray_cluster import RayEngine
+from fit3d_ns.scheduling.slurm import SlurmEngine
 from fit3d_ns.scheduling.summary import table, write_summary
 from fit3d_ns.scheduling.worker import figures_of
 
@@ -44,10 +46,19 @@ class ScenesArguments:
     """Where the exports go, and the summary: scenes.json, scenes.html."""
     work_dir: Path = Path("outputs-scenes")
     """Where runs, logs and the scenes' status are kept."""
-    engine: Literal["local"] = "local"
-    """Who schedules them: this machine."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """Who schedules them: this machine, a Ray cluster or Slurm, whose machines must see the folders by these paths."""
     jobs: int | None = None
-    """How many at a time. Default: one for each GPU; without a GPU as many as there are cores, and 3 GB for each."""
+    """How many at a time. Default on this machine: one for each GPU; without a GPU as many as there are cores, and 3 GB
+    for each. Elsewhere: as many as there is room for."""
+    gpus_per_scene: float | None = None
+    """ray, slurm: GPUs of each; 0.5 lets two share one (ray). Default: 1 (ray: 0 where the cluster has none)."""
+    cpus_per_scene: int | None = None
+    """ray, slurm: cores of each. Default: 1 (ray), or what the cluster gives (slurm)."""
+    ray_address: str = "auto"
+    """Of the cluster's head; auto: the cluster that this machine belongs to; local: one that is started here."""
+    slurm_options: str = ""
+    """Of sbatch: "partition=gpu time=120 account=vision"."""
     method: Literal["auto", "fit3d-features", "fit3d-features-fast", "fit3d-features-paper"] = "auto"
     """auto: fit3d-features with a GPU, fit3d-features-fast without."""
     train_options: str = ""
@@ -56,6 +67,9 @@ class ScenesArguments:
     """Added for the second try of a scene that failed (half the resolution: a quarter of the pixels); "": none."""
     export_options: str = ""
     """Of fit3d-export, for all scenes: "--feature-storage int8"."""
+    dataparser: str = ""
+    """A dataparser for all scenes, with its options: "fit3d-scannetpp-data --undistorted True"; "": nerfstudio's own
+    format."""
 
 
 def run(arguments: ScenesArguments) -> list[Status]:
@@ -68,13 +82,15 @@ def run(arguments: ScenesArguments) -> list[Status]:
         else:
             require_export_place(Path(plan.output_dir), scene)
             waiting.append(scene)
+    engine = make_engine(arguments)
+    if plan.method == "auto":
+        plan = replace(plan, method="fit3d-features" if engine.gpus > 0 else "fit3d-features-fast")
     for scene in found:
         Status(scene, "done", figures=figures_of(plan, scene), found=True).save(plan)
     for scene in waiting:
         Status(scene).save(plan)
-    engine = LocalEngine(arguments.jobs)
     logger.info(
-        "%d scenes with %s, %d at a time; %d are exported already", len(waiting), plan.method, engine.jobs, len(found)
+        "%d scenes with %s, %s; %d are exported already", len(waiting), plan.method, engine.described, len(found)
     )
     _follow(plan, engine, waiting)
     statuses = [Status.load(plan, scene) for scene in plan.captures]
@@ -87,15 +103,13 @@ def run(arguments: ScenesArguments) -> list[Status]:
 
 
 def make_plan(arguments: ScenesArguments) -> Plan:
-    """What is to be done.
+    """What is to be done; its method is "auto" where it depends on the engine.
 
     Raises:
         InputError: no scenes, captures that are not there or share a name, no places to write, or wrong options.
     """
     if not arguments.scenes:
         raise InputError("--scenes is empty: give the folders of captures.")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise InputError(f"--jobs must be at least 1, not {arguments.jobs}.")
     captures: dict[str, str] = {}
     for capture in arguments.scenes:
         folder = capture.absolute()
@@ -106,18 +120,44 @@ def make_plan(arguments: ScenesArguments) -> Plan:
             raise InputError(f"--scenes: {captures[name]} and {folder} have the same name: rename one.")
         captures[name] = str(folder)
     require_writable(arguments.work_dir)
-    method = arguments.method
-    if method == "auto":
-        method = "fit3d-features" if torch.cuda.is_available() else "fit3d-features-fast"
     return Plan(
         captures=captures,
         output_dir=str(arguments.output_dir.absolute()),
         work_dir=str(arguments.work_dir.absolute()),
-        method=method,
+        method=arguments.method,
         train_options=_words(arguments.train_options, "--train-options"),
         retry_options=_words(arguments.retry_options, "--retry-options"),
         export_options=_words(arguments.export_options, "--export-options"),
+        dataparser=_words(arguments.dataparser, "--dataparser"),
     )
+
+
+def make_engine(arguments: ScenesArguments) -> Engine:
+    """Who does it.
+
+    Raises:
+        InputError: an option of another engine, or one that cannot be begun with.
+    """
+    of_engines = {
+        "--gpus-per-scene": (arguments.gpus_per_scene, ("ray", "slurm")),
+        "--cpus-per-scene": (arguments.cpus_per_scene, ("ray", "slurm")),
+        "--ray-address": (None if arguments.ray_address == "auto" else arguments.ray_address, ("ray",)),
+        "--slurm-options": (arguments.slurm_options or None, ("slurm",)),
+        "--jobs": (arguments.jobs, ("local", "slurm")),
+    }
+    for option, (value, engines) in of_engines.items():
+        if value is not None and arguments.engine not in engines:
+            raise InputError(f"{option} is an option of --engine {' and '.join(engines)}: leave it out.")
+        if isinstance(value, float | int) and value < (0 if option == "--gpus-per-scene" else 1):
+            raise InputError(f"{option} must be at least {0 if option == '--gpus-per-scene' else 1}, not {value}.")
+    gpus, cpus = arguments.gpus_per_scene, arguments.cpus_per_scene
+    if arguments.engine == "ray":
+        return RayEngine(arguments.ray_address, gpus, cpus)
+    if arguments.engine == "slurm":
+        if gpus is not None and gpus != int(gpus):
+            raise InputError(f"--gpus-per-scene {gpus:g}: Slurm gives whole GPUs; --engine ray shares them.")
+        return SlurmEngine(arguments.jobs, None if gpus is None else int(gpus), cpus, arguments.slurm_options)
+    return LocalEngine(arguments.jobs)
 
 
 def is_exported(plan: Plan, scene: str) -> bool:
@@ -145,7 +185,7 @@ def _words(options: str, name: str) -> tuple[str, ...]:
         raise InputError(f"{name} {options!r} cannot be split into words ({error}): mend its quotes.") from error
 
 
-def _follow(plan: Plan, engine: LocalEngine, scenes: Sequence[str]) -> None:
+def _follow(plan: Plan, engine: Engine, scenes: Sequence[str]) -> None:
     """Let the engine work, and show how far the scenes are."""
     failures: list[BaseException] = []
 

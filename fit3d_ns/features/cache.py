@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -39,6 +39,8 @@ from fit3d_ns.features.backbone import (
 # Raised whenever the same backbone and image would give other numbers than before.
 FORMAT_VERSION = 1
 FP16_MAX = 65504.0
+ENCODED_AT_ONCE = 8
+"""Images on a GPU; a CPU gains nothing by more than one."""
 # Parts of the fingerprint that name things but do not change the features. max_size acts through the
 # input size of each image, which is in the key.
 _NOT_IN_KEY = ("name", "description", "weights", "max_size")
@@ -98,7 +100,7 @@ class FeatureMaps(Sequence[Tensor]):
 class FeatureMap:
     """One map of `FeatureMaps`, read when it is asked for: colour alone never asks."""
 
-    maps: FeatureMaps
+    maps: Sequence[Tensor]
     index: int
 
     def load(self) -> Tensor:
@@ -158,9 +160,11 @@ def extract_feature_maps(
         backbone = load_backbone(config, device)
         with progress("images") as bar:
             task = bar.add_task("Backbone features", total=len(missing))
-            for path, i in missing.items():
-                _write(path, *_encode(backbone, _checked_image(images[i], names[i]), names[i]))
-                bar.advance(task)
+            size = 1 if torch.device(device).type == "cpu" else ENCODED_AT_ONCE
+            for batch in _batches(images, names, missing, size):
+                for path, entry in zip(batch, _encode(backbone, list(batch.values())), strict=True):
+                    _write(path, *entry)
+                bar.advance(task, len(batch))
     return FeatureMaps(paths, shapes, fingerprint)
 
 
@@ -176,25 +180,51 @@ def feature_key(image: np.ndarray, fingerprint: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """An image and what messages call it."""
+
+    name: str
+    pixels: np.ndarray
+    """uint8 [H, W, 3]."""
+
+
+def _batches(
+    images: Sequence[np.ndarray], names: Sequence[str], missing: Mapping[Path, int], size: int
+) -> Iterator[dict[Path, _Named]]:
+    """The images of missing entries, up to `size` neighbours of one shape at a time."""
+    batch: dict[Path, _Named] = {}
+    for path, i in missing.items():
+        image = _Named(names[i], _checked_image(images[i], names[i]))
+        if batch and (len(batch) == size or next(iter(batch.values())).pixels.shape != image.pixels.shape):
+            yield batch
+            batch = {}
+        batch[path] = image
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
-def _encode(backbone: Backbone, image: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
-    """The feature map [h, w, C] and the class token [C], fp16 on the CPU."""
+def _encode(backbone: Backbone, images: Sequence[_Named]) -> list[tuple[Tensor, Tensor]]:
+    """Of every image, all of one shape, the feature map [h, w, C] and the class token [C], fp16 on the CPU."""
     device = next(backbone.parameters()).device
-    pixels = torch.tensor(image).to(device).permute(2, 0, 1)[None] / 255
+    pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device).permute(0, 3, 1, 2) / 255
     maps, tokens = backbone.forward_with_class_token(pixels)
-    features, token = maps[0].permute(1, 2, 0), tokens[0]
-    largest = torch.maximum(features.abs().amax(), token.abs().amax()).item()  # NaN stays NaN
-    if not np.isfinite(largest):
-        raise InputError(
-            f"The backbone ({backbone.description}, layer {backbone.layer}) gives NaN or infinite features for {name}: "
-            "its weights are broken, or backbone.precision is too low for it (try fp32)."
-        )
-    if largest > FP16_MAX:
-        raise InputError(
-            f"A feature of {name} is {largest:.3g}, more than fp16 can hold ({FP16_MAX:.0f}): choose another "
-            f"backbone.layer than {backbone.layer} of {backbone.description}."
-        )
-    return features.to(torch.float16).cpu().contiguous(), token.to(torch.float16).cpu().contiguous()
+    extremes = torch.maximum(maps.abs().amax((1, 2, 3)), tokens.abs().amax(1))  # NaN stays NaN
+    for image, largest in zip(images, extremes.tolist(), strict=True):
+        if not np.isfinite(largest):
+            raise InputError(
+                f"The backbone ({backbone.description}, layer {backbone.layer}) gives NaN or infinite features for "
+                f"{image.name}: its weights are broken, or backbone.precision is too low for it (try fp32)."
+            )
+        if largest > FP16_MAX:
+            raise InputError(
+                f"A feature of {image.name} is {largest:.3g}, more than fp16 can hold ({FP16_MAX:.0f}): choose another "
+                f"backbone.layer than {backbone.layer} of {backbone.description}."
+            )
+    features = maps.permute(0, 2, 3, 1).to(torch.float16).cpu()
+    kept = tokens.to(torch.float16).cpu()
+    return [(features[i].contiguous(), kept[i].clone()) for i in range(len(images))]
 
 
 def find_damage(path: Path, key: str, shape: MapShape, parts: Sequence[Part] = ("features",)) -> str | None:

@@ -92,16 +92,25 @@ def feature_loss(decoded: Tensor, target: Tensor, weights: Tensor, kind: Feature
         counts.
     """
     total = weights.sum().clamp_min(1e-6)
-    product = (decoded * target).sum(-1)
-    length, target_length = decoded.norm(dim=-1), target.norm(dim=-1)
-    cosine = (product / (length * target_length).clamp_min(1e-8)).detach()
     loss = ((decoded - target).abs().mean(-1) * weights).sum() / total
-    if kind == "cosine+l1":
-        held = torch.maximum(length, _SHORTEST * target_length).clamp_min(1e-8)
-        loss = loss + ((1 - product / (held * target_length.clamp_min(1e-8))) * weights).sum() / total
-    elif kind != "l1":
+    if kind == "l1":
+        # Only a figure here: no gradients of it, whose products would be kept at full size.
+        return loss, _cosine(*_products(decoded.detach(), target))
+    if kind != "cosine+l1":
         raise ValueError(f"unknown feature loss {kind!r}; choose 'l1' or 'cosine+l1'")
-    return loss, cosine
+    product, length, target_length = _products(decoded, target)
+    held = torch.maximum(length, _SHORTEST * target_length).clamp_min(1e-8)
+    loss = loss + ((1 - product / (held * target_length.clamp_min(1e-8))) * weights).sum() / total
+    return loss, _cosine(product, length, target_length).detach()
+
+
+def _products(decoded: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[h, w] each: the scalar product, and both lengths."""
+    return (decoded * target).sum(-1), decoded.norm(dim=-1), target.norm(dim=-1)
+
+
+def _cosine(product: Tensor, length: Tensor, target_length: Tensor) -> Tensor:
+    return product / (length * target_length).clamp_min(1e-8)
 
 
 def feature_metrics(decoded: Tensor, target: Tensor, weights: Tensor) -> dict[str, float]:

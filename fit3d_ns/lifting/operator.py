@@ -5,7 +5,8 @@ cells of all views, view after view, rows first. With geometry fixed B does not 
 least-squares problem in B (`fit3d_ns.lifting.solver`). There are two forms of B with the same values:
 
   - `SparseOperator` (CPU): the matrix itself, built once from the rasteriser's tile lists;
-  - `RenderOperator` (CUDA, and CPU for comparison): matrix-free, B is a rendering and B^T its gradient.
+  - `RenderOperator` (CUDA, and CPU for comparison): matrix-free, B is a rendering and B^T its gradient. On a GPU each
+    view is projected and sorted once, as far as memory allows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from torch import Tensor
 from fit3d_ns.common.console import progress
 from fit3d_ns.features.patch_grid import counted, pool_to_patch_grid
 from fit3d_ns.lifting.blending_weights import Rows, view_rows
-from fit3d_ns.scene.render import rasterize
+from fit3d_ns.rasterization.backend import on_gsplat
+from fit3d_ns.rasterization.prepared import PreparedView
+from fit3d_ns.scene.render import NEAR_PLANE, rasterize
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
 
@@ -57,9 +60,9 @@ def cell_weights(views: Sequence[PinholeView], device: torch.device | str = "cpu
 
 def patch_operator(splats: Splats, views: Sequence[PinholeView]) -> PatchOperator:
     """B in the form that suits the device of `splats`."""
-    if splats.means.device.type == "cpu":
-        return SparseOperator.build(splats, views)
-    return RenderOperator(splats, views)
+    if on_gsplat(splats.means.device):
+        return RenderOperator(splats, views)
+    return SparseOperator.build(splats, views)
 
 
 class RenderOperator:
@@ -68,9 +71,11 @@ class RenderOperator:
     Args:
         splats: the Gaussians.
         views: at least one.
+        kept_bytes: for prepared views on a GPU; those that do not fit are prepared anew in every product. None: half
+            of what is free there.
     """
 
-    def __init__(self, splats: Splats, views: Sequence[PinholeView]) -> None:
+    def __init__(self, splats: Splats, views: Sequence[PinholeView], kept_bytes: int | None = None) -> None:
         if not views:
             raise ValueError("no views to lift features from")
         self.splats = splats
@@ -78,10 +83,12 @@ class RenderOperator:
         self.num_gaussians = len(splats)
         self.num_cells = sum(view.grid[0] * view.grid[1] for view in views)
         self.device = splats.means.device
+        self._prepared: dict[int, PreparedView] = {}
+        self._room = kept_bytes if kept_bytes is not None else _free_bytes(self.device) // 2
 
     def apply(self, features: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self._render(view, features) for view in self.views])
+            return torch.cat([self._render(index, features) for index in range(len(self.views))])
 
     def transpose(self, values: Tensor) -> Tensor:
         probe = values.new_zeros(self.num_gaussians, values.shape[1])
@@ -98,9 +105,9 @@ class RenderOperator:
         """Sum over views of B_v^T values_v; where values_v is None of B_v^T diag(weights_v) B_v features."""
         total = torch.zeros_like(features)
         probe = features.detach().clone().requires_grad_()
-        for index, view in enumerate(self.views):
+        for index in range(len(self.views)):
             with torch.enable_grad():
-                pooled = self._render(view, probe)
+                pooled = self._render(index, probe)
             cotangent = values[index]
             if cotangent is None:
                 assert weights is not None
@@ -109,11 +116,29 @@ class RenderOperator:
             total += gradient
         return total
 
-    def _render(self, view: PinholeView, features: Tensor) -> Tensor:
-        image, _, _ = rasterize(self.splats, features, view)
+    def _render(self, index: int, features: Tensor) -> Tensor:
+        view = self.views[index]
+        if on_gsplat(self.device):
+            image = self._prepare(index).render(features)
+        else:
+            image = rasterize(self.splats, features, view)[0][0]
         mask = None if view.mask is None else view.mask.float()[..., None]
-        pooled, _ = pool_to_patch_grid(image[0], view.grid, mask)
+        pooled, _ = pool_to_patch_grid(image, view.grid, mask)
         return pooled.reshape(-1, features.shape[1])
+
+    def _prepare(self, index: int) -> PreparedView:
+        if index in self._prepared:
+            return self._prepared[index]
+        splats, view = self.splats, self.views[index]
+        pose, K = view.world_to_camera.to(splats.means), view.K.to(splats.means)
+        prepared = PreparedView.of(
+            splats.means, splats.quats, splats.scales, splats.opacities, pose, K, view.width, view.height, NEAR_PLANE,
+            splats.rasterize_mode,
+        )  # fmt: skip
+        if prepared.num_bytes <= self._room:
+            self._room -= prepared.num_bytes
+            self._prepared[index] = prepared
+        return prepared
 
 
 class SparseOperator:
@@ -169,6 +194,10 @@ class SparseOperator:
         with kernel_launch():
             kernels.multiply(bounds, matrix.indptr, matrix.indices, matrix.data, values.numpy(), out.numpy())
         return out[:, :channels]
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def _shown(views: Sequence[PinholeView]) -> Iterable[PinholeView]:

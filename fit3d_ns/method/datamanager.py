@@ -14,6 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
 
 from fit3d_ns.capture.checks import check_posed_images, check_transforms
 from fit3d_ns.capture.images import load_image, load_mask
@@ -22,6 +23,7 @@ from fit3d_ns.common.randomness import generator_state, set_generator_state
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.features.cache import FeatureMap, FeatureMaps, extract_feature_maps
 from fit3d_ns.features.pca import PCABasis, fit_pca
+from fit3d_ns.features.resident import ResidentMaps
 
 Split = Literal["train", "eval"]
 
@@ -173,6 +175,12 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         return self._extract("train")
 
     @cached_property
+    def _near_train_features(self) -> Sequence[Tensor]:
+        """The same where the model is, if that is a GPU."""
+        device = torch.device(self.device)
+        return self.train_features if device.type == "cpu" else ResidentMaps(self.train_features, device)
+
+    @cached_property
     def eval_features(self) -> FeatureMaps:
         """Feature maps of the evaluation images, in the dataset's order."""
         return self._extract("eval")
@@ -204,7 +212,7 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
             camera = self.train_cameras[index : index + 1].to(self.device)
             camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
             self._train_views[index] = camera
-        batch = {**self.cached_train[index], "features": FeatureMap(self.train_features, index)}
+        batch = {**self.cached_train[index], "features": FeatureMap(self._near_train_features, index)}
         batch["image"] = batch["image"].to(self.device)
         return self._train_views[index], batch
 

@@ -14,6 +14,8 @@ from gsplat.strategy import ops as gsplat_ops
 from gsplat.utils import normalized_quat_to_rotmat
 from torch import Tensor
 
+from fit3d_ns.rasterization.backend import on_gsplat
+
 
 def compute_relocation(opacities: Tensor, scales: Tensor, ratios: Tensor, binoms: Tensor) -> tuple[Tensor, Tensor]:
     """New opacities and scales of Gaussians that are replaced by `ratios` copies of themselves.
@@ -66,7 +68,7 @@ class PortableMCMCStrategy(MCMCStrategy):
     def step_post_backward(
         self, params: Any, optimizers: Any, state: dict[str, Any], step: int, info: dict[str, Any], lr: float
     ) -> None:
-        if params["means"].is_cuda:
+        if on_gsplat(params["means"].device):
             super().step_post_backward(params, optimizers, state, step, info, lr)
             return
         relocation, covariances = gsplat_ops.compute_relocation, gsplat_ops.quat_scale_to_covar_preci

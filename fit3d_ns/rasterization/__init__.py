@@ -21,10 +21,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fit3d_ns.rasterization.backend import on_gsplat
+
 TILE_SIZE = 16
 FAR_PLANE = 1e10
 EPS2D = 0.3
 """Pixels squared, added to the diagonal of projected covariances: the low-pass filter of 3DGS."""
+WIDEST_PASS = 33
+"""Channels that gsplat blends in one pass here. It has compiled passes of 8, 16, 32 and more, and of one more than each
+of them, for depth beside colours."""
 RasterizeMode = Literal["classic", "antialiased"]
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
@@ -52,7 +57,7 @@ def rasterization(
     sparse_grad: bool = False,
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
-    channel_chunk: int = 32,
+    channel_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render N Gaussians into C pinhole images. Differentiable in all tensors but `Ks`.
 
@@ -79,7 +84,7 @@ def rasterization(
         sparse_grad: only False, as it needs `packed`.
         absgrad: set `info["means2d"].absgrad` [C, N, 2] in the backward pass (AbsGS).
         rasterize_mode: "antialiased" scales opacities by sqrt(det / det with eps2d) (Mip-Splatting).
-        channel_chunk: channels per pass on CUDA; the CPU backend takes all at once.
+        channel_chunk: channels per pass on CUDA, None: `channels_per_pass`; the CPU backend takes all at once.
 
     Returns:
         images [C, H, W, D (+1)], alphas [C, H, W, 1], and `info` with camera_ids and gaussian_ids (None, as
@@ -91,19 +96,30 @@ def rasterization(
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, packed, tile_size,
            backgrounds, render_mode, sparse_grad, rasterize_mode)  # fmt: skip
-    if means.device.type == "cuda":
+    if on_gsplat(means.device):
         from gsplat.rendering import rasterization as gsplat_rasterization
 
+        blended = (3 if sh_degree is not None else colors.shape[-1]) + (render_mode in ("RGB+D", "RGB+ED"))
         return gsplat_rasterization(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane=near_plane,
             far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree, packed=False,
             tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
-            rasterize_mode=rasterize_mode, channel_chunk=channel_chunk)  # fmt: skip
+            rasterize_mode=rasterize_mode,
+            channel_chunk=channel_chunk or channels_per_pass(blended))  # fmt: skip
     if means.device.type != "cpu":
         raise ValueError(f"rasterization runs on CPU and CUDA tensors, not on {means.device}.")
     return _rasterize_on_cpu(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, radius_clip, eps2d,
         sh_degree, backgrounds, render_mode, absgrad, rasterize_mode)  # fmt: skip
+
+
+def channels_per_pass(channels: int) -> int:
+    """How many channels gsplat best takes at once: as few passes as it can with `WIDEST_PASS`, of like width.
+
+    Its own default of 32 renders 64 channels and one more in three passes; of 33 and 32, which it has compiled, two do.
+    """
+    passes = -(-channels // WIDEST_PASS)
+    return -(-channels // max(1, passes))
 
 
 def _rasterize_on_cpu(

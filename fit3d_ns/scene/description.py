@@ -163,7 +163,7 @@ class SceneInfo:
         return json.dumps(fields, default=lambda array: array.tolist(), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str, source: Path, remedy: str = EXPORT_AGAIN) -> SceneInfo:
+    def from_json(text: str, source: Path | str, remedy: str = EXPORT_AGAIN) -> SceneInfo:
         """Parse and validate; errors name the file `source` and end in `remedy`."""
         try:
             data = json.loads(text)

@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class JsonObject:
     """Typed access to a JSON object; every failure names the file and the field."""
 
-    def __init__(self, source: Path, place: str, data: Any, remedy: str) -> None:
+    def __init__(self, source: Path | str, place: str, data: Any, remedy: str) -> None:
         self.source, self.place, self.remedy = source, place, remedy
         if not isinstance(data, Mapping):
             raise self.fault("", "is not an object")

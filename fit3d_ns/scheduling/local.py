@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from fit3d_ns.common.cores import thread_limits, usable_cores
-from fit3d_ns.scheduling.plan import ENDED, Plan, Status
+from fit3d_ns.scheduling.plan import Plan
+from fit3d_ns.scheduling.process import arguments_of, end, ending_of, next_attempt, start
 
-WORKER = (sys.executable, "-m", "fit3d_ns.scheduling.worker")
 BYTES_PER_SCENE = 3_000_000_000
 """Of main memory: a scene of 40,000 Gaussians takes two."""
 
@@ -44,8 +41,15 @@ class LocalEngine:
         self._stopped = False
         self._lock = threading.Lock()
 
+    @property
+    def gpus(self) -> float:
+        return 1.0 if torch.cuda.is_available() else 0.0
+
+    @property
+    def described(self) -> str:
+        return f"{self.jobs} at a time on this machine"
+
     def run(self, plan: Plan, scenes: Sequence[str]) -> None:
-        """Do all scenes; what came of them stands in their status. Returns when all have ended."""
         path, slots = plan.save(), queue.SimpleQueue[int]()
         for slot in range(self.jobs):
             slots.put(slot)
@@ -62,13 +66,11 @@ class LocalEngine:
                 future.result()
 
     def stop(self) -> None:
-        """End what runs, and start nothing more."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
         for process in running:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end(process)
 
     def environment(self, slot: int) -> dict[str, str]:
         """Of the commands in a slot."""
@@ -80,22 +82,20 @@ class LocalEngine:
         return {**os.environ, **own}
 
     def _one(self, plan: Plan, path: Path, scene: str, slot: int) -> None:
-        command = [*WORKER, str(path), scene]
-        with self._lock:
+        attempt: int | None = 1
+        starts = 0
+        while attempt is not None:
+            with self._lock:
+                if self._stopped:
+                    return
+                process = start(arguments_of(path, scene, attempt), self.environment(slot))
+                self._running.add(process)
+            try:
+                code = process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+            starts += 1
             if self._stopped:
                 return
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment(slot),
-                start_new_session=True,
-            )  # fmt: skip
-            self._running.add(process)
-        try:
-            code = process.wait()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-        status = Status.load(plan, scene)
-        if status.state not in ENDED and not self._stopped:
-            # It could not say so itself: it was killed, for want of memory as a rule.
-            fault = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with {code}"
-            Status(scene, "failed", status.attempt, status.seconds, fault=fault).save(plan)
+            attempt = next_attempt(plan, scene, ending_of(code), starts)

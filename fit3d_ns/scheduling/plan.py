@@ -38,6 +38,8 @@ class Plan:
     retry_options: tuple[str, ...] = ()
     """Added where a scene failed, for a second try that takes less memory; empty: none."""
     export_options: tuple[str, ...] = ()
+    dataparser: tuple[str, ...] = ()
+    """A dataparser of nerfstudio's with its options, which come last; empty: nerfstudio's own format."""
 
     def folder(self, scene: str) -> Path:
         """Of a scene, in the work folder."""
@@ -58,7 +60,9 @@ class Plan:
     def load(path: Path) -> Plan:
         """Raises: InputError: it cannot be read."""
         found = _read(path)
-        options = {name: tuple(found[name]) for name in ("train_options", "retry_options", "export_options")}
+        options = {
+            name: tuple(found[name]) for name in ("train_options", "retry_options", "export_options", "dataparser")
+        }
         return Plan(**{**found, **options})
 
 

@@ -1,6 +1,6 @@
 """One scene, from capture to export, by nerfstudio's and our own commands.
 
-    python -m fit3d_ns.scheduling.worker WORK/plan.json NAME
+    python -m fit3d_ns.scheduling.worker WORK/plan.json NAME [ATTEMPT]
 
 This is what every engine starts, on whatever machine: it reads the plan and writes the scene's status, both files of
 the work folder. A start that was cut short goes on from the last checkpoint.
@@ -22,6 +22,7 @@ from pathlib import Path
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.scene.place import SCENE_FILE
 from fit3d_ns.scheduling.plan import LOG_FILE, MEASURED, METRICS_FILE, Plan, State, Status
+from fit3d_ns.scheduling.process import ending_of
 
 TRAINED_FILE = "trained.json"
 """Beside config.yml, once ns-train has ended well: its checkpoints alone do not tell."""
@@ -33,18 +34,21 @@ class Failed(Exception):  # noqa: N818 (what happened, for the scene's status)
 
     def __init__(self, command: Sequence[str], code: int, log: Path) -> None:
         self.code = code
-        super().__init__(f"{command[0]} {_ending(code)}{_last_words(log)} (see {log})")
+        super().__init__(f"{command[0]} {ending_of(code).how}{_last_words(log)} (see {log})")
 
 
-def run_scene(plan: Plan, scene: str) -> Status:
+def run_scene(plan: Plan, scene: str, first: int = 1) -> Status:
     """Train, measure and export a scene, with a smaller second try where the first one failed.
 
     Wrong input, which would fail again, is not tried twice.
+
+    Args:
+        first: the attempt to begin with; 2 where the process of the first one was killed.
     """
     start = time.monotonic()
     (plan.folder(scene)).mkdir(parents=True, exist_ok=True)
     status = Status(scene)
-    for attempt in range(1, 3 if plan.retry_options else 2):
+    for attempt in range(first, 3 if plan.retry_options else 2):
         status = dataclasses.replace(status, attempt=attempt)
         try:
             status = _attempt(plan, status, start)
@@ -97,6 +101,7 @@ def train_command(plan: Plan, scene: str, attempt: int) -> tuple[str, ...]:
         *("--experiment-name", scene, "--timestamp", folder.name, "--vis", "tensorboard", *resume),
         *plan.train_options,
         *(plan.retry_options if attempt > 1 else ()),
+        *plan.dataparser,
     )
 
 
@@ -119,10 +124,6 @@ def _run(command: Sequence[str], log: Path) -> None:
         result = subprocess.run([str(script), *command[1:]], stdout=output, stderr=subprocess.STDOUT)
     if result.returncode != 0:
         raise Failed(command, result.returncode, log)
-
-
-def _ending(code: int) -> str:
-    return f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
 
 
 def _last_words(log: Path) -> str:
@@ -152,8 +153,8 @@ def end_with_parent() -> None:
 def main() -> None:
     """Do the scene that the command line names."""
     end_with_parent()
-    plan, scene = Plan.load(Path(sys.argv[1])), sys.argv[2]
-    if run_scene(plan, scene).state != "done":
+    path, scene, *attempt = sys.argv[1:]
+    if run_scene(Plan.load(Path(path)), scene, *map(int, attempt)).state != "done":
         raise SystemExit(1)
 
 

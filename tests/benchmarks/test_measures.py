@@ -13,7 +13,7 @@ import torch
 from benchmarks import growth, storage
 from benchmarks.rasterization import CASES, GEOMETRY, Case, contributing_pairs, rows_of, scene
 from benchmarks.scenes import TargetJob, write_scenes
-from fit3d_finetune.targets.scenes import find_scenes
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_ns.rasterization import rasterization
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_finetune.scenes import make_gaussians, write_export

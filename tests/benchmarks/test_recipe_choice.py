@@ -14,7 +14,7 @@ from benchmarks.named_recipes import RECIPES
 from benchmarks.recipe_choice import Candidate, Trial, choose, chosen_options, gain
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.probing.results import Arm
-from fit3d_finetune.targets.scenes import find_scenes
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.train import finetune
 from tests.fit3d_finetune.report.samples import make_results

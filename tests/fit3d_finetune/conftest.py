@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fit3d_finetune.targets.scenes import Scene, find_scenes
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import Scene
 from tests.fit3d_finetune.scenes import write_export
 
 

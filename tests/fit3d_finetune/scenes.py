@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from fit3d_finetune.targets.files import TargetFolder
-from fit3d_finetune.targets.scenes import Scene, backbone_config, find_scenes
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import Scene, backbone_config
 from fit3d_finetune.targets.store import StoreKind, TargetStore
 from fit3d_finetune.training.recipe import Recipe
 from fit3d_finetune.training.run import Run

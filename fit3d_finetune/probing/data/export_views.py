@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
 from fit3d_finetune.probing.data.views import Array, ConsistencyView
+from fit3d_finetune.targets.export_files import ExportFiles, LocalExport
 from fit3d_finetune.targets.views import load_pinhole_image, load_pinhole_mask
-from fit3d_ns.scene.description import ViewInfo, resolve
+from fit3d_ns.scene.description import ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_depth
 from fit3d_ns.scene.views import PinholeView
@@ -30,6 +31,7 @@ class ExportImage(LabelledImage):
 
     view: ViewInfo = field(kw_only=True)
     gaussians: FeatureGaussians = field(kw_only=True)
+    source: ExportFiles = field(kw_only=True)
 
     @property
     def has_geometry(self) -> bool:
@@ -37,7 +39,7 @@ class ExportImage(LabelledImage):
 
     def image(self) -> Array:
         height, width = self.size()
-        pixels = load_pinhole_image(self.view, Path(self.gaussians.scene.images_root), (height, width))
+        pixels = load_pinhole_image(self.view, self.source.image(self.view), (height, width))
         return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
     def size(self) -> tuple[int, int]:
@@ -49,7 +51,7 @@ class ExportImage(LabelledImage):
         """Its geometry in the Gaussians' frame and unit; depth is unknown (0) under the mask and where alpha is low."""
         pinhole = _shrunk(self.view.pinhole(), MAX_SIZE)
         depth = render_depth(self.gaussians, pinhole)
-        mask = load_pinhole_mask(self.view, Path(self.gaussians.scene.images_root))
+        mask = load_pinhole_mask(self.view, self.source.mask(self.view))
         if mask is not None:
             # "area", so that a pixel counts only if nothing of it is masked.
             share = F.interpolate(mask[None, None].float(), (pinhole.height, pinhole.width), mode="area")[0, 0]
@@ -68,9 +70,11 @@ def read_export(path: Path, images_root: Path | None = None) -> LabelledImages:
         InputError: a broken export, or its images are not where they were.
     """
     gaussians = FeatureGaussians.load(path, images_root=images_root)
-    root = Path(gaussians.scene.images_root)
+    source = LocalExport(path, Path(gaussians.scene.images_root))
     images = [
-        ExportImage(f"{path.name}/{Path(view.path).stem}", resolve(view.path, root), view=view, gaussians=gaussians)
+        ExportImage(
+            f"{path.name}/{Path(view.path).stem}", source.image(view), view=view, gaussians=gaussians, source=source
+        )
         for view in gaussians.scene.views
     ]
     return LabelledImages(str(path), tuple(images))

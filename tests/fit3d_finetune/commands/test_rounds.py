@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fit3d_finetune.backbone.hub import INFO_FILE, WEIGHTS_FILE, read_finetuned, require_original
 from fit3d_finetune.commands.finetune import parse
 from fit3d_finetune.commands.finetune import run as fine_tune
-from fit3d_finetune.targets.scenes import find_scenes
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments
 from fit3d_ns.commands.lift import run as lift
 from fit3d_ns.common.errors import InputError

@@ -197,7 +197,7 @@ def test_several_threads_may_ask_for_targets_that_are_made_anew(tmp_path: Path) 
 def test_the_mirror_control_is_the_original_of_the_mirrored_image(tmp_path: Path) -> None:
     scene = scene_of(tmp_path, mask=LEFT_HALF)
     target = store_of(tmp_path, scene, kind="mirror").get(0, 1)
-    image = load_pinhole_image(scene.views[1], scene.images_root, (HEIGHT, WIDTH))
+    image = load_pinhole_image(scene.views[1], scene.files.image(scene.views[1]), (HEIGHT, WIDTH))
     with torch.no_grad():
         maps = load_backbone(BACKBONE)(torch.flip(image, [2])[None])[0]
         straight = load_backbone(BACKBONE)(image[None])[0]
@@ -209,7 +209,7 @@ def test_the_mirror_control_is_the_original_of_the_mirrored_image(tmp_path: Path
 
 def test_the_original_features_are_those_of_the_image(tmp_path: Path) -> None:
     scene = scene_of(tmp_path)
-    image = load_pinhole_image(scene.views[2], scene.images_root, (HEIGHT, WIDTH))
+    image = load_pinhole_image(scene.views[2], scene.files.image(scene.views[2]), (HEIGHT, WIDTH))
     with torch.no_grad():
         expected = load_backbone(BACKBONE)(image[None])[0].permute(1, 2, 0)
     target = store_of(tmp_path, scene, kind="original").get(0, 2)
@@ -235,7 +235,9 @@ def test_of_the_mirror_control_the_position_term_of_the_mirrored_image_is_taken_
 
 def test_the_features_for_gram_matrices_are_those_of_the_image_at_twice_the_size(tmp_path: Path) -> None:
     scene = scene_of(tmp_path, mask=LEFT_HALF)
-    expected = enlarged_features(load_pinhole_image(scene.views[2], scene.images_root, (2 * HEIGHT, 2 * WIDTH)))
+    expected = enlarged_features(
+        load_pinhole_image(scene.views[2], scene.files.image(scene.views[2]), (2 * HEIGHT, 2 * WIDTH))
+    )
     target = store_of(tmp_path, scene, kind="gram").get(0, 2)
     torch.testing.assert_close(target.features, expected, atol=2e-3, rtol=2e-3)
     assert target.weights.tolist() == [[1.0, 1.0, 0.0, 0.0]] * 3
@@ -256,7 +258,7 @@ def test_the_features_for_gram_matrices_of_a_mirrored_photograph_are_mirrored(tm
     network.forward = colours  # type: ignore[method-assign]
     store._network = network
     found = store.get(0, 1).features
-    image = scene.images_root / scene.views[1].path
+    image = scene.files.image(scene.views[1])
     Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
     torch.testing.assert_close(store.get(0, 1).features, found.flip(1), atol=5e-3, rtol=5e-3)
     assert (found - found.flip(1)).abs().mean() > 0.05

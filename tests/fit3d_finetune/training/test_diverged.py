@@ -138,6 +138,6 @@ def test_a_scene_whose_features_are_too_large_is_named_before_the_training(tmp_p
     scene = scene_of(tmp_path, decoder="conv3x3")
     gaussians = scene.load()
     gaussians.decoder["weight"] *= 1e8
-    gaussians.save(scene.directory, overwrite=True)
+    gaussians.save(Path(str(scene.files)), overwrite=True)
     with pytest.raises(InputError, match=r"runs/plane gives a target that is not finite \(view 0\)"):
         store_of(tmp_path, scene)

@@ -23,8 +23,9 @@ import fit3d_finetune.backbone.precision as precision
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.commands.finetune import main
 from fit3d_finetune.targets.files import TargetFolder
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_finetune.targets.rule import TargetRule
-from fit3d_finetune.targets.scenes import Scene, find_scenes, split_scenes, view_refs
+from fit3d_finetune.targets.scenes import Scene, split_scenes, view_refs
 from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training import train as training
 from fit3d_finetune.training.learner import make_learner
@@ -105,7 +106,7 @@ def paper_store(folder: Path, *scenes: Scene) -> TargetStore:
 
 def photo(scene: Scene, view: int) -> Tensor:
     """[3, H, W] in 0..1 of the file."""
-    pixels = np.asarray(Image.open(scene.images_root / scene.views[view].path))
+    pixels = np.asarray(Image.open(scene.files.image(scene.views[view])))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -450,7 +451,7 @@ def test_fp32_is_kept_also_where_bf16_is_faster(
     monkeypatch.setattr(precision, "product_seconds", {torch.float32: 2.0, torch.bfloat16: 1.0}.__getitem__)
     options = [
         "--exports",
-        str(recording.scenes[0].directory),
+        str(recording.scenes[0].files),
         "--output-dir",
         str(tmp_path / "out"),
         "--max-steps",

@@ -15,7 +15,8 @@ import fit3d_finetune
 from fit3d_finetune.backbone.geometry import HEADS_FILE, GeometryHeads, load_geometry
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE, read_finetuned
 from fit3d_finetune.targets.files import Target
-from fit3d_finetune.targets.scenes import find_scenes, view_refs
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import view_refs
 from fit3d_finetune.training.head_fit import fit_heads, typical_depth
 from fit3d_finetune.training.loss import batch_loss
 from fit3d_finetune.training.recipe import Recipe

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.commands.finetune import parse
 from fit3d_finetune.commands.finetune import run as run_command
-from fit3d_finetune.targets.scenes import Scene, find_scenes
+from fit3d_finetune.targets.finding import find_scenes
+from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, read_progress
 from fit3d_finetune.training.processes import ALONE, Processes, joined
 from fit3d_finetune.training.recipe import Recipe

@@ -18,7 +18,7 @@ from tests.fit3d_finetune.scenes import write_export
 class Engine:
     """Does nothing but remember."""
 
-    jobs = 2
+    gpus, described = 0.0, "in a test"
 
     def __init__(self, jobs: int | None) -> None:
         self.given: list[str] = []
@@ -83,11 +83,26 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path, engine: li
     [
         ({"jobs": 0}, "--jobs must be at least 1, not 0"),
         ({"train_options": "--name 'x"}, "--train-options .* cannot be split into words"),
+        ({"gpus_per_scene": 0.5}, "--gpus-per-scene is an option of --engine ray and slurm"),
+        ({"engine": "ray", "jobs": 2}, "--jobs is an option of --engine local and slurm"),
+        ({"engine": "ray", "gpus_per_scene": -1.0}, "--gpus-per-scene must be at least 0"),
+        ({"engine": "slurm", "cpus_per_scene": 0}, "--cpus-per-scene must be at least 1"),
+        ({"engine": "slurm", "gpus_per_scene": 0.5}, "Slurm gives whole GPUs"),
+        ({"engine": "slurm", "slurm_options": "gpu"}, "'gpu' is not KEY=VALUE"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, object], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        make_plan(arguments(tmp_path, "room", **options))
+        run(arguments(tmp_path, "room", **options))
+
+
+@pytest.mark.parametrize(("gpus", "method"), [(0.0, "fit3d-features-fast"), (0.5, "fit3d-features")])
+def test_the_method_is_for_the_machines_that_train(
+    tmp_path: Path, engine: list[Engine], monkeypatch: pytest.MonkeyPatch, gpus: float, method: str
+) -> None:
+    monkeypatch.setattr(Engine, "gpus", gpus)
+    run(arguments(tmp_path, "new"))
+    assert json.loads((tmp_path / "runs" / "scenes.json").read_text())["method"] == method
 
 
 def test_captures_must_be_there_and_have_names_of_their_own(tmp_path: Path) -> None:

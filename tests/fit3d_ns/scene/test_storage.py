@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors import safe_open
 
-from fit3d_finetune.targets.scenes import find_scenes
+from fit3d_finetune.targets.finding import find_scenes
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.storage import LEVELS, dequantize, quantize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,30 +10,12 @@ import pytest
 
 from fit3d_ns.scheduling import local
 from fit3d_ns.scheduling.local import LocalEngine, default_jobs
-from fit3d_ns.scheduling.plan import Plan, Status
-
-WORKER = """
-import json, os, pathlib, signal, sys, time
-plan, scene = json.loads(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2]
-folder = pathlib.Path(plan["work_dir"]) / "scenes" / scene
-folder.mkdir(parents=True)
-(folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
-if scene == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-time.sleep({"slow": 60}.get(scene, 0.2))
-(folder / "status.json").write_text(json.dumps({"scene": scene, "state": "done"}))
-"""
-
-
-def plan_of(folder: Path, *scenes: str) -> Plan:
-    return Plan(dict.fromkeys(scenes, "/data"), str(folder / "runs"), str(folder / "work"), "fit3d-features-fast")
+from fit3d_ns.scheduling.plan import Status
+from tests.fit3d_ns.scheduling.conftest import plan_of, starts_of
 
 
 @pytest.fixture(autouse=True)
-def _worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    monkeypatch.setattr(local, "WORKER", (sys.executable, str(script)))
+def _machine(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: range(6))
 
 
@@ -74,9 +55,16 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None
     plan, engine = plan_of(tmp_path, "slow", "a"), LocalEngine(1)
     thread = threading.Thread(target=engine.run, args=(plan, ["slow", "a"]))
     thread.start()
-    while not (plan.folder("slow") / "threads").is_file():
+    while Status.load(plan, "slow").state != "training":
         time.sleep(0.05)
     engine.stop()
     thread.join(timeout=20)
     assert not thread.is_alive()
-    assert [Status.load(plan, scene).state for scene in ("slow", "a")] == ["waiting", "waiting"]
+    assert [Status.load(plan, scene).state for scene in ("slow", "a")] == ["training", "waiting"]
+
+
+def test_one_that_was_killed_is_tried_again_with_less(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "large", "killed", retry=("--half",))
+    LocalEngine(2).run(plan, ["large", "killed"])
+    assert [start[1] for start in starts_of(plan, "large")] == ["1", "2"]
+    assert [Status.load(plan, scene).state for scene in ("large", "killed")] == ["done", "failed"]

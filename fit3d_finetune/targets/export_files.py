@@ -1,0 +1,194 @@
+"""Where the files of an export are: in a folder, with its images beside or elsewhere, or on object storage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.remote.cache import RemoteCache
+from fit3d_ns.remote.folder import RemoteFile, RemoteFolder
+from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, resolve
+from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
+
+LONGEST_HEADER = 100_000_000
+"""Bytes: safetensors' own bound."""
+
+
+class ExportFiles(Protocol):
+    """The files of one export; its text, for messages, is where they are."""
+
+    def load(self) -> FeatureGaussians:
+        """The Gaussians; they were checked when the scene was found, or are now."""
+
+    def image(self, view: ViewInfo) -> Path:
+        """A view's image on this machine."""
+
+    def mask(self, view: ViewInfo) -> Path | None:
+        """A view's mask on this machine; None: it has none."""
+
+
+@dataclass(frozen=True)
+class LocalExport:
+    """In a folder of this machine."""
+
+    directory: Path
+    images_root: Path
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+    def load(self) -> FeatureGaussians:
+        return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False)
+
+    def image(self, view: ViewInfo) -> Path:
+        return resolve(view.path, self.images_root)
+
+    def mask(self, view: ViewInfo) -> Path | None:
+        return None if view.mask_path is None else resolve(view.mask_path, self.images_root)
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteExport:
+    """On object storage, read as far as it is needed: scene.json and the header of the Gaussians at first, everything
+    else when it is asked for, into a cache.
+    """
+
+    name: str
+    parent: RemoteFolder
+    """The folder of all exports."""
+    files: tuple[RemoteFile, RemoteFile]
+    """scene.json and gaussians.safetensors, as they are on the store."""
+    images: Path | RemoteFolder
+    """What relative paths of images start from."""
+    cache: RemoteCache
+
+    def __str__(self) -> str:
+        return self.parent.below(self.name)
+
+    def load(self) -> FeatureGaussians:
+        def fetch(folder: Path) -> None:
+            for file, name in zip(self.files, (SCENE_FILE, GAUSSIANS_FILE), strict=True):
+                self.parent.download(file, folder / name)
+
+        identity = " ".join([str(self), *(file.version for file in self.files)])
+        folder = self.cache.entry(identity, sum(file.size for file in self.files), fetch)
+        root = self.images if isinstance(self.images, Path) else None
+        try:
+            return FeatureGaussians.load(folder, images_root=root, check_images=False)
+        except InputError as error:
+            raise InputError(f"{self}: {error}") from error
+
+    def image(self, view: ViewInfo) -> Path:
+        return self._file(view.path, view.sha256)
+
+    def mask(self, view: ViewInfo) -> Path | None:
+        return None if view.mask_path is None else self._file(view.mask_path, None)
+
+    def _file(self, path: str, sha256: str | None) -> Path:
+        """Raises: InputError: it is not there, or another file than the one that the export was made from."""
+        if isinstance(self.images, Path):
+            return resolve(path, self.images)
+        remote, source = self.images, self.images.find(path) if sha256 is None else None
+        if sha256 is None and source is None:
+            raise InputError(f"{remote.below(path)}, a mask of {self}, is not there: upload it.")
+        # What has a hash is known by it: no need to ask the store whether it is still the same.
+        identity = f"{remote.below(path)} {sha256 or (source and source.version)}"
+
+        def fetch(folder: Path) -> None:
+            file = source or remote.find(path)
+            if file is None:
+                raise InputError(f"{remote.below(path)}, an image of {self}, is not there: upload it.")
+            target = folder / Path(path).name
+            remote.download(file, target)
+            if sha256 is not None and file_sha256(target) != sha256:
+                raise InputError(
+                    f"{remote.below(path)} is not the image that {self} was made from (its SHA-256 is another one): "
+                    "upload that one, or train and export the scene again."
+                )
+
+        return self.cache.entry(identity, source.size if source else 0, fetch) / Path(path).name
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteHead:
+    """What is read of an export on object storage before its Gaussians are needed."""
+
+    files: tuple[RemoteFile, RemoteFile]
+    scene: SceneInfo
+    identity: str
+    """A hash of which Gaussians these are: their header, and the store's tag of the file."""
+    position: Tensor | None
+
+
+def read_head(parent: RemoteFolder, name: str) -> RemoteHead | None:
+    """scene.json, and of gaussians.safetensors the header and the position term; None if it is no export.
+
+    Raises:
+        InputError: a part is damaged or missing, or the file is shorter or longer than its header says.
+    """
+    place = parent.below(name)
+    found = [parent.find(f"{name}/{file}") for file in (SCENE_FILE, GAUSSIANS_FILE)]
+    if found == [None, None]:
+        return None
+    scene_file, gaussians_file = found
+    if scene_file is None or gaussians_file is None:
+        missing = SCENE_FILE if scene_file is None else GAUSSIANS_FILE
+        raise InputError(f"{place} has no {missing}: upload the whole export.")
+    text = parent.read(scene_file.path)
+    try:
+        scene = SceneInfo.from_json(text.decode(), f"{place}/{SCENE_FILE}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}/{SCENE_FILE} is not valid JSON ({error}); {EXPORT_AGAIN}.") from error
+    header_bytes, header = _read_header(parent, gaussians_file, place)
+    metadata = header.pop("__metadata__", {})
+    if metadata.get("scene_sha256") != hashlib.sha256(text).hexdigest():
+        raise InputError(f"{place}: {SCENE_FILE} and {GAUSSIANS_FILE} are of different exports; {EXPORT_AGAIN}.")
+    start = 8 + len(header_bytes)
+    size = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != gaussians_file.size:
+        raise InputError(
+            f"{place}/{GAUSSIANS_FILE} has {gaussians_file.size} bytes where its header says {size}: upload it again."
+        )
+    position = None
+    if scene.feature_view_dependence == "position":
+        position = _read_tensor(parent, gaussians_file, header, start, "position", place)
+    identity = hashlib.sha256(header_bytes + gaussians_file.version.encode() + str(size).encode()).hexdigest()
+    return RemoteHead((scene_file, gaussians_file), scene, identity, position)
+
+
+def _read_header(parent: RemoteFolder, file: RemoteFile, place: str) -> tuple[bytes, dict[str, Any]]:
+    damaged = InputError(f"{place}/{GAUSSIANS_FILE} is truncated or damaged; {EXPORT_AGAIN}, or upload it again.")
+    if file.size < 8:
+        raise damaged
+    length = int.from_bytes(parent.read_range(file.path, 0, 8), "little")
+    if not 0 < length <= min(LONGEST_HEADER, file.size - 8):
+        raise damaged
+    content = parent.read_range(file.path, 8, length)
+    try:
+        header = json.loads(content)
+        offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        if not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] for pair in offsets):
+            raise damaged
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged from error
+    return content, header
+
+
+def _read_tensor(
+    parent: RemoteFolder, file: RemoteFile, header: dict[str, Any], start: int, name: str, place: str
+) -> Tensor:
+    """One float32 tensor of a file."""
+    entry = header.get(name, {})
+    shape, (first, last) = entry.get("shape", []), entry.get("data_offsets", (0, 0))
+    if entry.get("dtype") != "F32" or last - first != 4 * int(np.prod(shape)) or not shape or last == first:
+        raise InputError(f"{place}/{GAUSSIANS_FILE}: tensor {name!r} is missing or damaged; {EXPORT_AGAIN}.")
+    content = parent.read_range(file.path, start + first, last - first)
+    return torch.from_numpy(np.frombuffer(content, "<f4").reshape(shape).copy())

@@ -1,0 +1,85 @@
+"""Scenes as jobs: submitit's own stand-in for Slurm, and a job that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fit3d_ns.common.errors import InputError
+from fit3d_ns.scheduling import slurm
+from fit3d_ns.scheduling.plan import Plan, Status
+from fit3d_ns.scheduling.slurm import SlurmEngine
+from tests.fit3d_ns.scheduling.conftest import parent_of, plan_of, starts_of
+
+pytest.importorskip("submitit", reason="needs the package submitit (extra: cluster)")
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "LOOK_EVERY", 0.2)
+
+
+def started(plan: Plan) -> tuple[SlurmEngine, threading.Thread]:
+    engine = SlurmEngine(gpus=0, cluster="local")
+    thread = threading.Thread(target=engine.run, args=(plan, list(plan.captures)))
+    thread.start()
+    return engine, thread
+
+
+def first_start(plan: Plan, scene: str, count: int = 1) -> list[str]:
+    end = time.monotonic() + 60
+    while len(found := starts_of(plan, scene)) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found[count - 1]
+
+
+def test_jobs_do_scenes_and_one_that_is_killed_is_done_again(tmp_path: Path, stand_in: None) -> None:
+    plan = plan_of(tmp_path, "a", "killed", "large", "slow", retry=("--half",))
+    _, thread = started(plan)
+    job = parent_of(int(first_start(plan, "slow")[0]))
+    os.kill(job, signal.SIGKILL)
+    assert first_start(plan, "slow", 2)[1] == "1", "it was not the scene's doing"
+    (plan.folder("slow") / "go").touch()
+    thread.join(60)
+    assert not thread.is_alive()
+    statuses = {scene: Status.load(plan, scene) for scene in plan.captures}
+    assert [statuses[scene].state for scene in plan.captures] == ["done", "failed", "done", "done"]
+    assert statuses["killed"].fault == "its process was killed by signal 9"
+    assert [start[1] for start in starts_of(plan, "large")] == ["1", "2"]
+
+
+def test_stopping_cancels_jobs(tmp_path: Path, stand_in: None) -> None:
+    plan = plan_of(tmp_path, "slow")
+    engine, thread = started(plan)
+    process = int(first_start(plan, "slow")[0])
+    engine.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    end = time.monotonic() + 60
+    while Path(f"/proc/{process}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_what_is_handed_to_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("submitit.AutoExecutor.which", staticmethod(lambda: "slurm"))
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", classmethod(lambda cls: 1))
+    engine = SlurmEngine(jobs=20, gpus=2, cpus=8, options="partition=gpu --time=04:00:00")
+    assert engine.described == "2 GPUs each, as jobs of Slurm, 20 at a time"
+    executor = engine._executor(tmp_path)._executor
+    script = executor._make_submission_file_text("true", "x")
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert {"partition=gpu", "time=04:00:00", "gpus-per-node=2", "cpus-per-task=8", "no-requeue"} <= set(lines)
+    assert not any(line.startswith("time=") and line != "time=04:00:00" for line in lines)
+    assert executor.parameters["array_parallelism"] == 20
+
+
+def test_without_slurm_it_is_said() -> None:
+    with pytest.raises(InputError, match="sbatch and srun are not on this machine"):
+        SlurmEngine()
