@@ -3,7 +3,7 @@
 # make bench  all benchmarks into benchmarks/results; a part: make bench BENCH="--quick --only rasteriser"
 # All set up everything they need in .venv first, and do nothing twice.
 
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v))) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -11,20 +11,27 @@ READY  := $(VENV)/.ready
 # What the fast setup of the demo says on the command line; see docs/backbones.md.
 export FIT3D_BACKBONE_WEIGHTS ?= offline
 
+# What torch loads on a GPU alone: 1.2 GB that a machine without one does without. With UV_TORCH_BACKEND=cpu in the
+# environment uv takes torch's own build for CPUs, where its server can be reached.
+GPU_ONLY := triton|nvidia-cusolver
+HAS_GPU  := $(shell command -v nvidia-smi)
+
 .PHONY: demo test lint system setup bench lock clean
 
 setup: $(READY)
 
 $(READY): requirements.txt pyproject.toml Makefile | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(if $(HAS_GPU),cp $< $(VENV)/requirements.txt,echo "No GPU here: leaving out $(subst |, and ,$(GPU_ONLY))"; \
+	    grep -vE '^($(GPU_ONLY))==' $< > $(VENV)/requirements.txt)
 	@# uv installs the same pinned files several times faster than pip; pip does where uv cannot be had.
 	@if command -v uv >/dev/null || $(BIN)/python -m pip install -q uv; then \
 	    UV=$$(command -v uv || echo $(BIN)/uv); \
 	    echo "Installing the pinned requirements with uv"; \
-	    $$UV pip install -q --python $(BIN)/python --no-deps -r requirements.txt; \
+	    $$UV pip install -q --python $(BIN)/python --no-deps -r $(VENV)/requirements.txt; \
 	else \
 	    echo "Installing the pinned requirements with pip"; \
-	    $(BIN)/python -m pip install -q --no-deps -r requirements.txt; \
+	    $(BIN)/python -m pip install -q --no-deps -r $(VENV)/requirements.txt; \
 	fi
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
@@ -62,12 +69,12 @@ test: lint
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides keep numpy 1, a scipy and
-# a nuscenes-devkit that agree with it.
+# Rewrites requirements.txt. nerfstudio pins timm==0.6.7 (and imports it nowhere); the overrides give numpy 2 up to what
+# numba takes, a scipy and a nuscenes-devkit that agree with it, and a pymeshlab that is there for Python 3.13.
 lock: $(READY)
 	$(BIN)/python -m pip install -q uv
-	printf 'timm>=1.0.12\nnumpy<2\nscipy<1.18\nnuscenes-devkit>=1.2\n' > $(VENV)/overrides.txt
-	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
+	printf 'timm>=1.0.12\nnumpy>=2,<2.5\nscipy<1.18\nnuscenes-devkit>=1.2\npymeshlab>=2025.7\n' > $(VENV)/overrides.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	    --override $(VENV)/overrides.txt requirements.in -o requirements.txt
 
 clean:

@@ -132,7 +132,8 @@ PARSERS: dict[str, Any] = {
 
 
 def shown_commands() -> list[str]:
-    lines = [line for page in PAGES for block in blocks(page.read_text(), "bash") for line in block.splitlines()]
+    shown = [block.replace("\\\n", " ") for page in PAGES for block in blocks(page.read_text(), "bash")]
+    lines = [line for block in shown for line in block.splitlines()]
     return [line for line in lines if line.partition(" ")[0] in PARSERS]
 
 

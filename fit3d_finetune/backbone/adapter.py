@@ -117,7 +117,7 @@ def lora_config(layers: Iterable[str], rank: int) -> LoraConfig:
 def require_peft() -> None:
     """Raise `InputError` if peft is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise InputError('--adapter lora needs the library peft: pip install "fit3d[lora]", or leave the option out.')
+        raise InputError('--adapter lora needs the library peft: pip install "peft>=0.21", or leave the option out.')
 
 
 def _require_adapter(folder: Path) -> Path:

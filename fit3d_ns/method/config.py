@@ -22,8 +22,10 @@ from fit3d_ns.method.trainer import Fit3DTrainerConfig
 
 # torch >= 2.6 loads checkpoints with weights_only=True, which refuses the numpy scalars that nerfstudio's
 # schedulers keep. Naming these three harmless types mends resuming and viewing.
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 torch.serialization.add_safe_globals(
-    [np.core.multiarray.scalar, np.dtype, np.dtypes.Float64DType]  # type: ignore[attr-defined]
+    # By the name that numpy 1 gave it, too, under which older checkpoints have it.
+    [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
 )
 
 # nerfstudio imports this module with every command, before it reads a config.yml: one of release 0.1 loads, too.

@@ -14,7 +14,7 @@ from typing import Any
 from fit3d_ns.common.errors import InputError
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
-INSTALL = "install it with pip install 'obstore>=0.8', or the extra fit3d[s3]"
+INSTALL = "pip install 'obstore>=0.8'"
 PATIENCE = 60.0
 """Seconds for one answer, which the environment variable `PATIENCE_VARIABLE` overrules."""
 PATIENCE_VARIABLE = "FIT3D_REMOTE_TIMEOUT"

@@ -10,7 +10,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Ending, arguments_of, ending_of, next_attempt, run_to_the_end
 
-INSTALL = "install it with pip install 'ray[default]>=2.40', or the extra fit3d[cluster]"
+INSTALL = "pip install 'ray>=2.40'"
 LOOK_EVERY = 1.0
 """Seconds."""
 HERE = "local"

