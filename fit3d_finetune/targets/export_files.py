@@ -46,7 +46,7 @@ class LocalExport:
         return str(self.directory)
 
     def load(self) -> FeatureGaussians:
-        return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False)
+        return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False, sweep=False)
 
     def image(self, view: ViewInfo) -> Path:
         return resolve(view.path, self.images_root)
@@ -82,7 +82,7 @@ class RemoteExport:
         folder = self.cache.entry(identity, sum(file.size for file in self.files), fetch)
         root = self.images if isinstance(self.images, Path) else None
         try:
-            return FeatureGaussians.load(folder, images_root=root, check_images=False)
+            return FeatureGaussians.load(folder, images_root=root, check_images=False, sweep=False)
         except InputError as error:
             raise InputError(f"{self}: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.temporaries import sweep_leftovers
+
+CLAIMS_PER_LOOK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,31 +105,45 @@ class TargetFolder:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self.path = path
         self.limit_bytes = limit_bytes
-        self._claimed: dict[Path, int] = {}
-        sweep_leftovers(path)
-
-    @property
-    def used(self) -> int:
+        self.used = 0
         """Bytes of the files that this run uses."""
-        return sum(self._claimed.values())
+        self._claimed: dict[Path, int] = {}
+        self._others: dict[Path, int] = {}
+        """Of earlier runs and of other processes, the least recently used first, as they were when last looked at."""
+        self._others_size = 0
+        self._until_look = 0
+        sweep_leftovers(path)
 
     def claim(self, file: Path, size: int) -> bool:
         """Reserve `size` bytes for a file of this run, removing files of earlier runs; False if it does not fit."""
-        claimed = self._claimed | {file: size}
-        total = sum(claimed.values())
-        if total > self.limit_bytes:
+        more = size - self._claimed.get(file, 0)
+        if self.used + more > self.limit_bytes:
             return False
-        self._claimed = claimed
-        others = {other: other.stat() for other in self.path.glob("*.safetensors") if other not in claimed}
-        total += sum(status.st_size for status in others.values())
-        for other in sorted(others, key=lambda path: others[path].st_mtime):
-            if total <= self.limit_bytes:
-                break
+        self._claimed[file] = size
+        self.used += more
+        if self._until_look == 0:
+            self._look()
+        self._until_look -= 1
+        self._others_size -= self._others.pop(file, 0)
+        while self._others and self.used + self._others_size > self.limit_bytes:
+            other = next(iter(self._others))
             other.unlink(missing_ok=True)
-            total -= others[other].st_size
+            self._others_size -= self._others.pop(other)
         if file.is_file():
             os.utime(file)
         return True
+
+    def _look(self) -> None:
+        """See which other files there are; not at every claim, as there may be very many."""
+        found = []
+        for other in self.path.glob("*.safetensors"):
+            if other not in self._claimed:
+                with suppress(FileNotFoundError):  # another process removes files, too
+                    status = other.stat()
+                    found.append((status.st_mtime, other, status.st_size))
+        self._others = {other: size for _, other, size in sorted(found)}
+        self._others_size = sum(self._others.values())
+        self._until_look = CLAIMS_PER_LOOK
 
 
 def as_stored(features: Tensor, weights: Tensor, decoder: tuple[Tensor, Tensor] | None) -> StoredTarget:

@@ -92,7 +92,7 @@ def _read_local(folder: Path, images_root: Path | None) -> Scene:
     name, root = folder.resolve().name, images_root
     if images_root is not None and (images_root / name).is_dir():
         root = images_root / name
-    gaussians = FeatureGaussians.load(folder, images_root=root)
+    gaussians = FeatureGaussians.load(folder, images_root=root, sweep=False)
     info = gaussians.scene
     files = LocalExport(folder, Path(info.images_root))
     return _scene(name, files, file_sha256(folder / GAUSSIANS_FILE), info, gaussians.position)

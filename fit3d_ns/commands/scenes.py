@@ -204,8 +204,10 @@ def _follow(plan: Plan, engine: Engine, scenes: Sequence[str]) -> None:
     try:
         with Live(console=CONSOLE, transient=True, auto_refresh=False) as live:
             while thread.is_alive():
+                start = time.monotonic()
                 live.update(shown(), refresh=True)  # type: ignore[arg-type]
-                time.sleep(REFRESH)
+                # Looking at very many scenes takes a while itself, and must not take the machine.
+                time.sleep(max(REFRESH, 10 * (time.monotonic() - start)))
     except BaseException:  # Ctrl-C as a rule
         engine.stop()
         raise

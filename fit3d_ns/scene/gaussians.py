@@ -127,7 +127,9 @@ class FeatureGaussians(Splats):
                 (temporary / name).write_bytes(content)
 
     @staticmethod
-    def load(directory: Path, images_root: Path | None = None, check_images: bool = True) -> FeatureGaussians:
+    def load(
+        directory: Path, images_root: Path | None = None, check_images: bool = True, sweep: bool = True
+    ) -> FeatureGaussians:
         """Read an export and validate all of it.
 
         Args:
@@ -135,12 +137,14 @@ class FeatureGaussians(Splats):
             images_root: where the images are now, if not where they were at export. It takes the place of
                 `scene.images_root` in the result.
             check_images: whether to verify that every image and mask is there and that no image changed.
+            sweep: whether to tidy up first what killed writers left beside it; not for each of ten thousand neighbours.
 
         Raises:
             InputError: whatever is wrong, and what to do.
         """
         directory = Path(directory)
-        sweep_leftovers(Path(os.path.abspath(directory)).parent)
+        if sweep:
+            sweep_leftovers(Path(os.path.abspath(directory)).parent)
         for name in (SCENE_FILE, GAUSSIANS_FILE):
             if not (directory / name).is_file():
                 raise InputError(f"{directory} has no {name}; give a folder written by fit3d-export.")
