@@ -204,10 +204,11 @@ def run(arguments: ExportArguments) -> None:
     if arguments.all is not None and arguments.name is not None:
         raise InputError("--name names one scene: give it with --load-config, not with --all.")
     paths = [arguments.load_config] if arguments.load_config else finished_runs(Path(str(arguments.all)))
-    if is_url(arguments.output_dir):
-        _export_to_store(paths, RemoteFolder(arguments.output_dir), arguments)
+    place = str(arguments.output_dir)
+    if is_url(place):
+        _export_to_store(paths, RemoteFolder(place), arguments)
         return
-    output_dir = Path(arguments.output_dir)
+    output_dir = Path(place)
     require_writable(output_dir)
     if arguments.all is not None:
         for path in paths:  # all places before the first export

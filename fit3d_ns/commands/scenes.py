@@ -17,6 +17,7 @@ from rich.live import Live
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
+from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.place import SCENE_FILE, require_export_place
@@ -76,6 +77,7 @@ def run(arguments: ScenesArguments) -> list[Status]:
     """Do what the arguments say; returns what came of every scene, in their order."""
     plan = make_plan(arguments)
     found, waiting = [], []
+    sweep_leftovers(Path(plan.output_dir))
     for scene in plan.captures:
         if is_exported(plan, scene):
             found.append(scene)
@@ -161,7 +163,7 @@ def make_engine(arguments: ScenesArguments) -> Engine:
 
 
 def is_exported(plan: Plan, scene: str) -> bool:
-    """Whether the scene's export is there and whole.
+    """Whether the scene's export is there and whole; its images are looked at by whoever uses it.
 
     Raises:
         InputError: it is of another capture, or damaged.
@@ -169,7 +171,7 @@ def is_exported(plan: Plan, scene: str) -> bool:
     folder = plan.export(scene)
     if not (folder / SCENE_FILE).is_file():
         return False
-    root = Path(FeatureGaussians.load(folder).scene.images_root)
+    root = Path(FeatureGaussians.load(folder, check_images=False, sweep=False).scene.images_root)
     capture = Path(plan.captures[scene])
     if root.name != capture.name and root != capture.parent:
         raise InputError(

@@ -34,7 +34,7 @@ def test_a_round_lifts_and_goes_on_with_the_backbone_of_the_last(rounds: Rounds)
         assert arguments.recipe.weight_mix == 1
         lifts = rounds.lifts(count)
         assert set(training.needs) == {lift.makes for lift in lifts}
-        assert {lift.makes.parent.parent for lift in lifts} == {arguments.exports}
+        assert {lift.makes.parent.parent for lift in lifts} == {Path(arguments.exports)}
         for lift in lifts:
             assert words_after(lift, "--backbone.weights") == {last.makes.parent.name}
             assert last.makes in lift.needs

@@ -289,7 +289,7 @@ def test_an_export_that_a_kill_left_aside_is_put_back_and_read(runs: Path, comma
         (("--gram-weight", "-1"), "--gram-weight must be 0 or more, not -1"),
         (("--anchor-weight", "inf"), "--anchor-weight must be 0 or more, not inf"),
         (("--anchor-weight", "1", "--anchor-margin", "1.5"), "--anchor-margin must lie in 0..1, not 1.5"),
-        (("--novel-views", "-1"), "--novel-views and --target-cache-gb must not be negative"),
+        (("--novel-views", "-1"), "--novel-views, --target-cache-gb and --remote-cache-gb must not be negative"),
         (("--adapter", "lora", "--rank", "0"), "--rank must lie in 1..256, not 0"),
         (("--adapter", "lora", "--rank", "257"), "--rank must lie in 1..256, not 257"),
         (("--rank", "8"), "--rank needs --adapter lora: give both, or neither"),

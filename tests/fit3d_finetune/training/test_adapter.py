@@ -237,7 +237,7 @@ def test_another_rank_for_the_same_folder_is_named(tmp_path: Path, scenes: list[
 
 def test_a_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r'--adapter lora needs the library peft: pip install "fit3d\[lora\]", or'):
+    with pytest.raises(InputError, match=r'--adapter lora needs the library peft: pip install "peft>=0\.21", or'):
         LoRA(8).check()
 
 
