@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,12 @@ pytest.importorskip("submitit", reason="needs the package submitit (extra: clust
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(slurm, "LOOK_EVERY", 0.2)
+    # The stand-in cancels by SIGINT, which all children ignore where these tests run in the background of a shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def started(plan: Plan) -> tuple[SlurmEngine, threading.Thread]:
