@@ -134,3 +134,18 @@ def mark_own_folder(folder: Path, command: str) -> None:
     if not marker.is_file():
         with atomic_file(marker) as temporary:
             temporary.write_text(f"{command} writes its results here, and replaces those that it wrote before.\n")
+
+
+def prepare_cache_folder(folder: Path) -> None:
+    """Make the folder of a cache, and sweep out what killed runs left half-written.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(folder)
+    except OSError as error:
+        raise InputError(
+            f"The cache folder {folder} cannot be used ({error}): set FIT3D_CACHE_DIR to another place."
+        ) from error

@@ -25,7 +25,7 @@ from torch import Tensor
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.temporaries import sweep_leftovers
+from fit3d_ns.common.output_place import prepare_cache_folder
 from fit3d_ns.features.backbone import (
     Backbone,
     BackboneConfig,
@@ -139,7 +139,7 @@ def extract_feature_maps(
         raise ValueError(f"{len(names)} names for {len(images)} images")
     fingerprint = backbone_fingerprint(config)
     folder = (cache_dir or default_cache_dir()) / "features"
-    _prepare(folder)
+    prepare_cache_folder(folder)
     paths: list[Path] = []
     shapes: list[MapShape] = []
     missing: dict[Path, int] = {}
@@ -285,14 +285,3 @@ def _map_shape(image: np.ndarray, fingerprint: dict[str, Any]) -> MapShape:
     rule = rule_of(fingerprint["input_rule"])
     grid = grid_size(height, width, fingerprint["patch_size"], fingerprint["max_size"], rule)
     return (*grid, int(fingerprint["embed_dim"]))
-
-
-def _prepare(folder: Path) -> None:
-    """Make the folder, and sweep out what killed runs left half-written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep_leftovers(folder)
-    except OSError as error:
-        raise InputError(
-            f"The cache folder {folder} cannot be used ({error}): set FIT3D_CACHE_DIR to another place."
-        ) from error

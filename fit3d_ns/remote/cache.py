@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fit3d_ns.common.atomic import atomic_directory
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.temporaries import sweep_leftovers
+from fit3d_ns.common.output_place import prepare_cache_folder
 
 
 class RemoteCache:
@@ -26,13 +26,7 @@ class RemoteCache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         self._lock = threading.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep_leftovers(folder)
-        except OSError as error:
-            raise InputError(
-                f"The cache folder {folder} cannot be used ({error}): set FIT3D_CACHE_DIR to another place."
-            ) from error
+        prepare_cache_folder(folder)
 
     def entry(self, identity: str, size: int, make: Callable[[Path], None]) -> Path:
         """The folder of an entry; made by `make` in an empty folder, if it is not there.
