@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.object_storage import credentials, make_bucket, s3_server
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -38,3 +40,20 @@ def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.scenes import write_capture
 
     return write_capture(tmp_path_factory.mktemp("tiny") / "scene")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server on this machine."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """s3://… of an empty bucket, with the environment that reaches it."""
+    for name, value in credentials(s3).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{abs(hash(request.node.nodeid))}"
+    make_bucket(s3, name)
+    return f"s3://{name}"

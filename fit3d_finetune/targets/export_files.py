@@ -87,34 +87,42 @@ class RemoteExport:
             raise InputError(f"{self}: {error}") from error
 
     def image(self, view: ViewInfo) -> Path:
-        return self._file(view.path, view.sha256)
+        """Known by its hash: the store need not be asked whether it is still the same.
 
-    def mask(self, view: ViewInfo) -> Path | None:
-        return None if view.mask_path is None else self._file(view.mask_path, None)
-
-    def _file(self, path: str, sha256: str | None) -> Path:
-        """Raises: InputError: it is not there, or another file than the one that the export was made from."""
+        Raises:
+            InputError: it is not there, or another file than the one that the export was made from.
+        """
         if isinstance(self.images, Path):
-            return resolve(path, self.images)
-        remote, source = self.images, self.images.find(path) if sha256 is None else None
-        if sha256 is None and source is None:
-            raise InputError(f"{remote.below(path)}, a mask of {self}, is not there: upload it.")
-        # What has a hash is known by it: no need to ask the store whether it is still the same.
-        identity = f"{remote.below(path)} {sha256 or (source and source.version)}"
+            return resolve(view.path, self.images)
+        images, place = self.images, self.images.below(view.path)
 
         def fetch(folder: Path) -> None:
-            file = source or remote.find(path)
-            if file is None:
-                raise InputError(f"{remote.below(path)}, an image of {self}, is not there: upload it.")
-            target = folder / Path(path).name
-            remote.download(file, target)
-            if sha256 is not None and file_sha256(target) != sha256:
+            target = folder / Path(view.path).name
+            images.download(self._found(images, view.path, "an image"), target)
+            if file_sha256(target) != view.sha256:
                 raise InputError(
-                    f"{remote.below(path)} is not the image that {self} was made from (its SHA-256 is another one): "
-                    "upload that one, or train and export the scene again."
+                    f"{place} is not the image that {self} was made from (its SHA-256 is another one): upload that "
+                    "one, or train and export the scene again."
                 )
 
-        return self.cache.entry(identity, source.size if source else 0, fetch) / Path(path).name
+        return self.cache.entry(f"{place} {view.sha256}", 0, fetch) / Path(view.path).name
+
+    def mask(self, view: ViewInfo) -> Path | None:
+        """Known by the store's version of it. Raises: InputError: it is not there."""
+        if view.mask_path is None:
+            return None
+        if isinstance(self.images, Path):
+            return resolve(view.mask_path, self.images)
+        images, name = self.images, Path(view.mask_path).name
+        file = self._found(images, view.mask_path, "a mask")
+        identity = f"{images.below(file.path)} {file.version}"
+        return self.cache.entry(identity, file.size, lambda folder: images.download(file, folder / name)) / name
+
+    def _found(self, images: RemoteFolder, path: str, what: str) -> RemoteFile:
+        file = images.find(path)
+        if file is None:
+            raise InputError(f"{images.below(path)}, {what} of {self}, is not there: upload it.")
+        return file
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +151,7 @@ def read_head(parent: RemoteFolder, name: str) -> RemoteHead | None:
         missing = SCENE_FILE if scene_file is None else GAUSSIANS_FILE
         raise InputError(f"{place} has no {missing}: upload the whole export.")
     text = parent.read(scene_file.path)
-    try:
-        scene = SceneInfo.from_json(text.decode(), f"{place}/{SCENE_FILE}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}/{SCENE_FILE} is not valid JSON ({error}); {EXPORT_AGAIN}.") from error
+    scene = SceneInfo.from_json(text, f"{place}/{SCENE_FILE}")
     header_bytes, header = _read_header(parent, gaussians_file, place)
     metadata = header.pop("__metadata__", {})
     if metadata.get("scene_sha256") != hashlib.sha256(text).hexdigest():

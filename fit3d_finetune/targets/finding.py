@@ -89,9 +89,8 @@ def _export_folders(exports: Path) -> list[Path]:
 
 
 def _read_local(folder: Path, images_root: Path | None) -> Scene:
-    name, root = folder.resolve().name, images_root
-    if images_root is not None and (images_root / name).is_dir():
-        root = images_root / name
+    name = folder.resolve().name
+    root = None if images_root is None else _root_of_scene(images_root, name)
     gaussians = FeatureGaussians.load(folder, images_root=root, sweep=False)
     info = gaussians.scene
     files = LocalExport(folder, Path(info.images_root))
@@ -123,14 +122,18 @@ def _images_of(info: SceneInfo, name: str, images_root: Path | str | None, place
         root = RemoteFolder(str(images_root))
         own = RemoteFolder(root.below(name))
         return own if own.find(first) is not None else root
-    given = Path(info.images_root) if images_root is None else Path(images_root)
-    root_of_scene = given / name if images_root is not None and (given / name).is_dir() else given
-    if not (root_of_scene / first).is_file():
+    folder = Path(info.images_root) if images_root is None else _root_of_scene(Path(images_root), name)
+    if not (folder / first).is_file():
         raise InputError(
-            f"the images of {place} are not in {root_of_scene}: give --images-root, a folder or an address on object "
+            f"the images of {place} are not in {folder}: give --images-root, a folder or an address on object "
             "storage, with one folder for each scene or for all of them."
         )
-    return root_of_scene
+    return folder
+
+
+def _root_of_scene(images_root: Path, name: str) -> Path:
+    """The scene's own folder below --images-root, where it has one."""
+    return images_root / name if (images_root / name).is_dir() else images_root
 
 
 def _scene(name: str, files: ExportFiles, identity: str, info: SceneInfo, position: Tensor | None) -> Scene:

@@ -141,17 +141,17 @@ def make_engine(arguments: ScenesArguments) -> Engine:
         InputError: an option of another engine, or one that cannot be begun with.
     """
     of_engines = {
-        "--gpus-per-scene": (arguments.gpus_per_scene, ("ray", "slurm")),
-        "--cpus-per-scene": (arguments.cpus_per_scene, ("ray", "slurm")),
-        "--ray-address": (None if arguments.ray_address == "auto" else arguments.ray_address, ("ray",)),
-        "--slurm-options": (arguments.slurm_options or None, ("slurm",)),
-        "--jobs": (arguments.jobs, ("local", "slurm")),
+        "--gpus-per-scene": (arguments.gpus_per_scene, ("ray", "slurm"), 0),
+        "--cpus-per-scene": (arguments.cpus_per_scene, ("ray", "slurm"), 1),
+        "--ray-address": (None if arguments.ray_address == "auto" else arguments.ray_address, ("ray",), None),
+        "--slurm-options": (arguments.slurm_options or None, ("slurm",), None),
+        "--jobs": (arguments.jobs, ("local", "slurm"), 1),
     }
-    for option, (value, engines) in of_engines.items():
+    for option, (value, engines, least) in of_engines.items():
         if value is not None and arguments.engine not in engines:
             raise InputError(f"{option} is an option of --engine {' and '.join(engines)}: leave it out.")
-        if isinstance(value, float | int) and value < (0 if option == "--gpus-per-scene" else 1):
-            raise InputError(f"{option} must be at least {0 if option == '--gpus-per-scene' else 1}, not {value}.")
+        if isinstance(value, float | int) and least is not None and value < least:
+            raise InputError(f"{option} must be at least {least}, not {value}.")
     gpus, cpus = arguments.gpus_per_scene, arguments.cpus_per_scene
     if arguments.engine == "ray":
         return RayEngine(arguments.ray_address, gpus, cpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -9,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.optional import require_package
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
-INSTALL = "pip install 'obstore>=0.8'"
 PATIENCE = 60.0
 """Seconds for one answer, which the environment variable `PATIENCE_VARIABLE` overrules."""
 PATIENCE_VARIABLE = "FIT3D_REMOTE_TIMEOUT"
@@ -51,9 +51,11 @@ class RemoteFolder:
         """Raises: InputError: no obstore, or no such kind of address."""
         self.url = url.rstrip("/")
         self._scheme = self.url.partition("://")[0]
-        self._obstore = _require_obstore()
+        self._obstore = require_package("obstore", "places on object storage need", "obstore>=0.8")
+        self._faults = importlib.import_module("obstore.exceptions")
+        stores = importlib.import_module("obstore.store")
         with self._said(""):
-            self._store = self._obstore.store.from_url(
+            self._store = stores.from_url(
                 self.url,
                 client_options={"timeout": timedelta(seconds=_patience()), "allow_http": True},
                 retry_config={"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=TRIES * _patience())},
@@ -150,7 +152,7 @@ class RemoteFolder:
     @contextmanager
     def _said(self, path: str) -> Iterator[None]:
         """Turns what the store raises into a sentence."""
-        faults, where = self._obstore.exceptions, self.below(path)
+        faults, where = self._faults, self.below(path)
         try:
             yield
         except FileNotFoundError as error:
@@ -189,16 +191,6 @@ def _patience() -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f"{PATIENCE_VARIABLE}={given} is no positive number of seconds: correct or unset it.")
     return seconds
-
-
-def _require_obstore() -> Any:
-    try:
-        import obstore
-        import obstore.exceptions
-        import obstore.store
-    except ImportError as error:
-        raise InputError(f"places on object storage need the package obstore: {INSTALL}.") from error
-    return obstore
 
 
 def upload_whole(folder: RemoteFolder, files: Mapping[str, bytes | Path], last: str) -> None:

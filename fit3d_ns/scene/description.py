@@ -163,10 +163,10 @@ class SceneInfo:
         return json.dumps(fields, default=lambda array: array.tolist(), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str, source: Path | str, remedy: str = EXPORT_AGAIN) -> SceneInfo:
+    def from_json(text: str | bytes, source: Path | str, remedy: str = EXPORT_AGAIN) -> SceneInfo:
         """Parse and validate; errors name the file `source` and end in `remedy`."""
         try:
-            data = json.loads(text)
+            data = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source} is not valid JSON ({error}); {remedy}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None

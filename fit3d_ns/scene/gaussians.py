@@ -150,10 +150,7 @@ class FeatureGaussians(Splats):
                 raise InputError(f"{directory} has no {name}; give a folder written by fit3d-export.")
         scene_path, gaussians_path = directory / SCENE_FILE, directory / GAUSSIANS_FILE
         text = scene_path.read_bytes()
-        try:
-            scene = SceneInfo.from_json(text.decode("utf-8"), scene_path)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{scene_path} is not valid JSON ({error}); {EXPORT_AGAIN}.") from error
+        scene = SceneInfo.from_json(text, scene_path)
         tensors = _read_tensors(gaussians_path, hashlib.sha256(text).hexdigest(), scene.format_version)
         _validate(tensors, scene, f"{gaussians_path}:", EXPORT_AGAIN)
         if images_root is not None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.optional import require_package
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Ending, arguments_of, ending_of, next_attempt, run_to_the_end
 
-INSTALL = "pip install 'ray>=2.40'"
 LOOK_EVERY = 1.0
 """Seconds."""
 HERE = "local"
@@ -39,7 +39,7 @@ class RayEngine:
         Raises:
             InputError: no Ray, no cluster at the address, or none of its nodes has so much.
         """
-        self._ray = _require_ray()
+        self._ray = require_package("ray", "--engine ray needs", "ray>=2.40")
         if not self._ray.is_initialized():
             try:
                 self._ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=None)
@@ -100,11 +100,3 @@ class RayEngine:
             return Ending("was killed with the Ray worker that it ran in")
         except faults.RayError as error:
             return Ending(f"could not be run by Ray ({type(error).__name__}: {str(error).splitlines()[0]})", lost=True)
-
-
-def _require_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"--engine ray needs the package ray: {INSTALL}.") from error
-    return ray

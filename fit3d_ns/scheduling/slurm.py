@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.optional import require_package
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Ending, arguments_of, ending_of, next_attempt, run_to_the_end
 
-INSTALL = "pip install 'submitit>=1.5'"
 LOOK_EVERY = 5.0
 """Seconds between two looks at the queue, which submitit itself asks no more often than it must."""
 TIMEOUT_MINUTES = 240
@@ -50,7 +50,7 @@ class SlurmEngine:
         """
         self.jobs, self.gpus, self.cpus, self.cluster = jobs, 1 if gpus is None else gpus, cpus, cluster
         self.options = _options(options)
-        self._submitit = _require_submitit()
+        self._submitit = require_package("submitit", "--engine slurm needs", "submitit>=1.5")
         if cluster == "slurm" and self._submitit.AutoExecutor.which() != "slurm":
             raise InputError("--engine slurm: sbatch and srun are not on this machine: start from a login node.")
         self._stopped = False
@@ -111,11 +111,3 @@ def _options(words: str) -> dict[str, str]:
             raise InputError(f"--slurm-options {words!r}: {word!r} is not KEY=VALUE, as partition=gpu.")
         found[name.removeprefix("--").replace("-", "_")] = value
     return found
-
-
-def _require_submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise InputError(f"--engine slurm needs the package submitit: {INSTALL}.") from error
-    return submitit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,30 +20,12 @@ from tests.fit3d_finetune.scenes import make_gaussians, run_of, store_of, write_
 from tests.object_storage import (
     NEEDED,
     Answer,
-    credentials,
     folder_server,
-    make_bucket,
-    s3_server,
     upload,
     web_server,
 )
 
 pytest.importorskip("obstore", reason=NEEDED)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    for name, value in credentials(server).items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{abs(hash(request.node.name))}"
-    make_bucket(server, name)
-    return f"s3://{name}"
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from tests.object_storage import (
     Answer,
     credentials,
     folder_server,
-    make_bucket,
-    s3_server,
     upload,
     web_server,
 )
@@ -24,19 +21,10 @@ from tests.object_storage import (
 pytest.importorskip("obstore", reason=NEEDED)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
 @pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    for name, value in credentials(server).items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{abs(hash(request.node.name))}"
-    make_bucket(server, name)
-    return f"s3://{name}/runs"
+def bucket(bucket: str) -> str:
+    """A folder in it."""
+    return f"{bucket}/runs"
 
 
 @pytest.mark.parametrize(
