@@ -24,11 +24,13 @@ $(READY): requirements.txt pyproject.toml Makefile | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(if $(HAS_GPU),cp $< $(VENV)/requirements.txt,echo "No GPU here: leaving out $(subst |, and ,$(GPU_ONLY))"; \
 	    grep -vE '^($(GPU_ONLY))==' $< > $(VENV)/requirements.txt)
-	@# uv installs the same pinned files several times faster than pip; pip does where uv cannot be had.
+	@# uv installs the same pinned files several times faster than pip; pip does where uv cannot be had. Compiling here
+	@# is on all cores and once: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, as in many containers)
+	@# every command would do it again, for half a minute.
 	@if command -v uv >/dev/null || $(BIN)/python -m pip install -q uv; then \
 	    UV=$$(command -v uv || echo $(BIN)/uv); \
 	    echo "Installing the pinned requirements with uv"; \
-	    $$UV pip install -q --python $(BIN)/python --no-deps -r $(VENV)/requirements.txt; \
+	    $$UV pip install -q --compile-bytecode --python $(BIN)/python --no-deps -r $(VENV)/requirements.txt; \
 	else \
 	    echo "Installing the pinned requirements with pip"; \
 	    $(BIN)/python -m pip install -q --no-deps -r $(VENV)/requirements.txt; \

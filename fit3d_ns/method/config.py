@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,12 @@ torch.serialization.add_safe_globals(
 
 # nerfstudio imports this module with every command, before it reads a config.yml: one of release 0.1 loads, too.
 release_0_1.register()
+
+# Right after, nerfstudio asks for the stack once for every method that could be installed. For each frame of the import
+# system Python then goes through all loaded modules, some five thousand, unless it knows whose file that is: half of
+# the time that any of nerfstudio's commands took to start.
+for _name in ("importlib._bootstrap", "importlib._bootstrap_external"):
+    inspect.modulesbyfile.setdefault(f"<frozen {_name}>", _name)  # type: ignore[attr-defined]
 
 
 @dataclass
