@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.remote.cache import RemoteCache
 from fit3d_ns.remote.folder import RemoteFile, RemoteFolder
 from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, resolve
-from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, SCENE_FILE, FeatureGaussians
+from fit3d_ns.scene.gaussians import GAUSSIANS_FILE, POSITION, SCENE_FILE, FeatureGaussians
 
 LONGEST_HEADER = 100_000_000
 """Bytes: safetensors' own bound."""
@@ -27,6 +29,11 @@ class ExportFiles(Protocol):
 
     def load(self) -> FeatureGaussians:
         """The Gaussians; they were checked when the scene was found, or are now."""
+
+    def position(self) -> Tensor | None:
+        """The position term [rows, columns, C] (`fit3d_ns.features.position`), read from the file: only the control
+        needs it, and that of all scenes would fill the memory. None: the features were lifted without one.
+        """
 
     def image(self, view: ViewInfo) -> Path:
         """A view's image on this machine."""
@@ -48,11 +55,25 @@ class LocalExport:
     def load(self) -> FeatureGaussians:
         return FeatureGaussians.load(self.directory, images_root=self.images_root, check_images=False, sweep=False)
 
+    def position(self) -> Tensor | None:
+        with safe_open(str(self.directory / GAUSSIANS_FILE), "pt") as file:
+            names = file.keys()
+            return file.get_tensor(POSITION) if POSITION in names else None
+
     def image(self, view: ViewInfo) -> Path:
         return resolve(view.path, self.images_root)
 
     def mask(self, view: ViewInfo) -> Path | None:
         return None if view.mask_path is None else resolve(view.mask_path, self.images_root)
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """One float32 tensor in a file."""
+
+    first: int
+    """Byte."""
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +87,8 @@ class RemoteExport:
     """The folder of all exports."""
     files: tuple[RemoteFile, RemoteFile]
     """scene.json and gaussians.safetensors, as they are on the store."""
+    position_part: FilePart | None
+    """Where the position term is, if there is one."""
     images: Path | RemoteFolder
     """What relative paths of images start from."""
     cache: RemoteCache
@@ -85,6 +108,13 @@ class RemoteExport:
             return FeatureGaussians.load(folder, images_root=root, check_images=False, sweep=False)
         except InputError as error:
             raise InputError(f"{self}: {error}") from error
+
+    def position(self) -> Tensor | None:
+        if self.position_part is None:
+            return None
+        first, shape = self.position_part.first, self.position_part.shape
+        content = self.parent.read_range(self.files[1].path, first, 4 * math.prod(shape))
+        return torch.from_numpy(np.frombuffer(content, "<f4").reshape(shape).copy())
 
     def image(self, view: ViewInfo) -> Path:
         """Known by its hash: the store need not be asked whether it is still the same.
@@ -133,11 +163,11 @@ class RemoteHead:
     scene: SceneInfo
     identity: str
     """A hash of which Gaussians these are: their header, and the store's tag of the file."""
-    position: Tensor | None
+    position_part: FilePart | None
 
 
 def read_head(parent: RemoteFolder, name: str) -> RemoteHead | None:
-    """scene.json, and of gaussians.safetensors the header and the position term; None if it is no export.
+    """scene.json, and of gaussians.safetensors the header; None if it is no export.
 
     Raises:
         InputError: a part is damaged or missing, or the file is shorter or longer than its header says.
@@ -162,11 +192,9 @@ def read_head(parent: RemoteFolder, name: str) -> RemoteHead | None:
         raise InputError(
             f"{place}/{GAUSSIANS_FILE} has {gaussians_file.size} bytes where its header says {size}: upload it again."
         )
-    position = None
-    if scene.feature_view_dependence == "position":
-        position = _read_tensor(parent, gaussians_file, header, start, "position", place)
+    part = _part_of(header, start, POSITION, place) if scene.feature_view_dependence == "position" else None
     identity = hashlib.sha256(header_bytes + gaussians_file.version.encode() + str(size).encode()).hexdigest()
-    return RemoteHead((scene_file, gaussians_file), scene, identity, position)
+    return RemoteHead((scene_file, gaussians_file), scene, identity, part)
 
 
 def _read_header(parent: RemoteFolder, file: RemoteFile, place: str) -> tuple[bytes, dict[str, Any]]:
@@ -187,13 +215,10 @@ def _read_header(parent: RemoteFolder, file: RemoteFile, place: str) -> tuple[by
     return content, header
 
 
-def _read_tensor(
-    parent: RemoteFolder, file: RemoteFile, header: dict[str, Any], start: int, name: str, place: str
-) -> Tensor:
-    """One float32 tensor of a file."""
+def _part_of(header: dict[str, Any], start: int, name: str, place: str) -> FilePart:
+    """Where a float32 tensor is in a file whose data begin at byte `start`."""
     entry = header.get(name, {})
     shape, (first, last) = entry.get("shape", []), entry.get("data_offsets", (0, 0))
-    if entry.get("dtype") != "F32" or last - first != 4 * int(np.prod(shape)) or not shape or last == first:
+    if entry.get("dtype") != "F32" or last - first != 4 * math.prod(shape) or not shape or last == first:
         raise InputError(f"{place}/{GAUSSIANS_FILE}: tensor {name!r} is missing or damaged; {EXPORT_AGAIN}.")
-    content = parent.read_range(file.path, start + first, last - first)
-    return torch.from_numpy(np.frombuffer(content, "<f4").reshape(shape).copy())
+    return FilePart(start + first, tuple(shape))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from fit3d_finetune.targets.export_files import ExportFiles, LocalExport, RemoteExport, read_head
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_ns.common.console import logger, progress
@@ -94,7 +92,7 @@ def _read_local(folder: Path, images_root: Path | None) -> Scene:
     gaussians = FeatureGaussians.load(folder, images_root=root, sweep=False)
     info = gaussians.scene
     files = LocalExport(folder, Path(info.images_root))
-    return _scene(name, files, file_sha256(folder / GAUSSIANS_FILE), info, gaussians.position)
+    return _scene(name, files, file_sha256(folder / GAUSSIANS_FILE), info)
 
 
 def _remote(exports: str, images_root: Path | str | None, cache_bytes: int) -> list[Callable[[], Scene | None]]:
@@ -112,7 +110,8 @@ def _read_remote(folder: RemoteFolder, name: str, images_root: Path | str | None
     if head is None:
         return None
     images = _images_of(head.scene, name, images_root, folder.below(name))
-    return _scene(name, RemoteExport(name, folder, head.files, images, cache), head.identity, head.scene, head.position)
+    files = RemoteExport(name, folder, head.files, head.position_part, images, cache)
+    return _scene(name, files, head.identity, head.scene)
 
 
 def _images_of(info: SceneInfo, name: str, images_root: Path | str | None, place: str) -> Path | RemoteFolder:
@@ -136,7 +135,7 @@ def _root_of_scene(images_root: Path, name: str) -> Path:
     return images_root / name if (images_root / name).is_dir() else images_root
 
 
-def _scene(name: str, files: ExportFiles, identity: str, info: SceneInfo, position: Tensor | None) -> Scene:
+def _scene(name: str, files: ExportFiles, identity: str, info: SceneInfo) -> Scene:
     return Scene(
         name=name,
         files=files,
@@ -145,7 +144,6 @@ def _scene(name: str, files: ExportFiles, identity: str, info: SceneInfo, positi
         decoder=info.decoder,
         feature_dim=info.feature_dim,
         views=info.views,
-        position=position,
     )
 
 

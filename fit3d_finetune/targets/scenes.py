@@ -40,8 +40,6 @@ class Scene:
     """The photographed views."""
     novel_views: tuple[PinholeView, ...] = ()
     """Views without a photograph; with `views` before them they are what a view's index counts."""
-    position: Tensor | None = None
-    """[rows, columns, C]: the position term (`fit3d_ns.features.position`), if its features were lifted with one."""
 
     @property
     def num_views(self) -> int:
@@ -61,7 +59,8 @@ class Scene:
 
     def position_map(self, view: int) -> Tensor | None:
         """What the view's features say of the place in the image alone [h, w, C], if the scene knows."""
-        return None if self.position is None else position_map(self.position, self.grid(view))
+        position = self.files.position()
+        return None if position is None else position_map(position, self.grid(view))
 
     def image_size(self, view: int) -> tuple[int, int]:
         """Height and width in pixels at which the backbone sees the view: one patch per cell of its grid."""

@@ -38,7 +38,7 @@ from fit3d_ns.scene.storage import FeatureStorage, dequantize, quantize
 
 _DECODER_PREFIX = "decoder."
 _SCALE = "features_scale"
-_POSITION = "position"
+POSITION = "position"
 _UNIT_TOLERANCE = 1e-3
 _TRAIN_AGAIN = "training diverged or was set up wrongly: train again, perhaps with a lower learning rate"
 
@@ -164,7 +164,7 @@ class FeatureGaussians(Splats):
     def _tensors(self) -> dict[str, Tensor]:
         named = {name: getattr(self, name) for name in _GAUSSIAN_FIELDS}
         if self.position is not None:
-            named[_POSITION] = self.position
+            named[POSITION] = self.position
         return named | {_DECODER_PREFIX + name: tensor for name, tensor in self.decoder.items()}
 
 
@@ -175,7 +175,7 @@ def _from_tensors(tensors: Mapping[str, Tensor], scene: SceneInfo) -> FeatureGau
     prefix = _DECODER_PREFIX
     decoder = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     ours = {name: tensors[name] for name in _GAUSSIAN_FIELDS}
-    return FeatureGaussians(**ours, decoder=decoder, scene=scene, position=tensors.get(_POSITION))
+    return FeatureGaussians(**ours, decoder=decoder, scene=scene, position=tensors.get(POSITION))
 
 
 _FEATURE_DTYPES: dict[FeatureStorage, torch.dtype] = {"fp16": torch.float16, "int8": torch.int8}
@@ -245,7 +245,7 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
     if scene.feature_storage == "int8":
         shapes[_SCALE] = (D,)
     if scene.feature_view_dependence == "position":
-        shapes[_POSITION] = (None, None, C)
+        shapes[POSITION] = (None, None, C)
     for name, shape in shapes.items():
         require(name in tensors, f"tensor {name!r} is missing")
         tensor = tensors[name]
@@ -265,7 +265,7 @@ def _validate(tensors: Mapping[str, Tensor], scene: SceneInfo, subject: str, rem
         f"features and view dependence {scene.feature_view_dependence!r}",
     )
     if scene.feature_view_dependence == "position":
-        require(tensors[_POSITION].numel() > 0, f"{_POSITION!r} has no knots")
+        require(tensors[POSITION].numel() > 0, f"{POSITION!r} has no knots")
     if scene.feature_storage == "int8":
         scales = tensors[_SCALE]
         fit = (scales > 0) & (128 * scales).isfinite()

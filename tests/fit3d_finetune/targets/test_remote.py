@@ -53,7 +53,7 @@ def uploaded(local: Path, bucket: str) -> tuple[str, str]:
 def test_targets_and_images_are_those_of_the_folder(local: Path, bucket: str, tmp_path: Path) -> None:
     expected = store_of(tmp_path / "a", *find_scenes(local / "runs"))
     targets = [(expected.get(scene, view), expected.image(scene, view)) for scene in range(2) for view in range(5)]
-    positions = [scene.position for scene in expected.scenes]
+    positions = [scene.files.position() for scene in expected.scenes]
     exports, images = uploaded(local, bucket)
     shutil.rmtree(local / "runs")
     shutil.rmtree(local / "captures")
@@ -61,8 +61,8 @@ def test_targets_and_images_are_those_of_the_folder(local: Path, bucket: str, tm
     assert [scene.name for scene in scenes] == ["hall", "plane"]
     assert str(scenes[0].files) == f"{bucket}/runs/hall"
     assert positions[0] is None
-    assert scenes[0].position is None
-    assert torch.equal(scenes[1].position, positions[1])  # type: ignore[arg-type]
+    assert scenes[0].files.position() is None
+    assert torch.equal(scenes[1].files.position(), positions[1])  # type: ignore[arg-type]
     found = store_of(tmp_path / "b", *scenes)
     for (target, image), (scene, view) in zip(targets, [(s, v) for s in range(2) for v in range(5)], strict=True):
         assert torch.equal(found.get(scene, view).features, target.features)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fit3d_finetune.targets.export_files import LocalExport
 from fit3d_finetune.targets.files import Target, TargetFolder
 from fit3d_finetune.targets.scenes import Scene, with_novel_views
 from fit3d_finetune.targets.store import StoreKind, TargetStore
@@ -224,9 +225,19 @@ def enlarged_features(image: Tensor) -> Tensor:
     return F.interpolate(maps, GRID, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
 
 
+class WithoutTerm(LocalExport):
+    """An export that does not know of its position term."""
+
+    def position(self) -> None:
+        return None
+
+
 def test_of_the_mirror_control_the_position_term_of_the_mirrored_image_is_taken_away(tmp_path: Path) -> None:
     scene = scene_of(tmp_path, view_dependence="position")
-    plain = dataclasses.replace(scene, position=None, gaussians_sha256="another")
+    assert isinstance(scene.files, LocalExport)
+    plain = dataclasses.replace(
+        scene, files=WithoutTerm(scene.files.directory, scene.files.images_root), gaussians_sha256="another"
+    )
     left, whole = (store_of(tmp_path, each, kind="mirror").get(0, 1).features for each in (scene, plain))
     position = scene.position_map(1)
     assert position is not None
