@@ -63,11 +63,11 @@ class ScenesArguments:
     method: Literal["auto", "fit3d-features", "fit3d-features-fast", "fit3d-features-paper"] = "auto"
     """auto: fit3d-features with a GPU, fit3d-features-fast without."""
     train_options: str = ""
-    """Of ns-train, for all scenes, as one word: "--max-num-iterations 2000"."""
+    """Of ns-train, for all scenes, as one word: --train-options="--max-num-iterations 2000"."""
     retry_options: str = "--pipeline.datamanager.camera-res-scale-factor 0.5"
     """Added for the second try of a scene that failed (half the resolution: a quarter of the pixels); "": none."""
     export_options: str = ""
-    """Of fit3d-export, for all scenes: "--feature-storage int8"."""
+    """Of fit3d-export, for all scenes: --export-options="--feature-storage int8"."""
     dataparser: str = ""
     """A dataparser for all scenes, with its options: "fit3d-scannetpp-data --undistorted True"; "": nerfstudio's own
     format."""

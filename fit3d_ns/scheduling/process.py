@@ -55,8 +55,10 @@ class Ending:
 
 
 def ending_of(code: int) -> Ending:
-    """By a subprocess's return code."""
-    return Ending(f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}")
+    """By a subprocess's return code. SIGTERM is how a cluster clears a machine; want of memory is SIGKILL."""
+    if code >= 0:
+        return Ending(f"failed with exit code {code}")
+    return Ending(f"was killed by signal {-code}", lost=-code == signal.SIGTERM)
 
 
 def next_attempt(plan: Plan, scene: str, ending: Ending, starts: int) -> int | None:

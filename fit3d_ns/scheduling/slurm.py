@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.optional import require_package
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Ending, arguments_of, ending_of, next_attempt, run_to_the_end
+from fit3d_ns.scheduling.slurm_queue import SlurmQueue, state_of
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at the queue, which submitit itself asks no more often than it must."""
+"""Seconds between two looks for results."""
 TIMEOUT_MINUTES = 240
 """Of a job, if the options say nothing of time."""
 TOO_LARGE = ("OUT_OF_MEMORY",)
@@ -29,6 +31,10 @@ class _Job:
     job: Any
     starts: int = 1
 
+    @property
+    def has_result(self) -> bool:
+        return bool(self.job.paths.result_pickle.exists())
+
 
 class SlurmEngine:
     """A job for every scene. Its files, and what the jobs say, are in the work folder's slurm/."""
@@ -40,7 +46,7 @@ class SlurmEngine:
         """Look for Slurm.
 
         Args:
-            jobs: how many at a time; None: as many as the cluster takes.
+            jobs: how many at a time; None: as many as the cluster takes. Those that are handed in again come on top.
             gpus, cpus: of every scene. None: one GPU; the cluster's default of cores.
             options: of sbatch: "partition=gpu time=120 account=vision".
             cluster: "local" runs the jobs on this machine, without Slurm, for tests.
@@ -53,6 +59,7 @@ class SlurmEngine:
         self._submitit = require_package("submitit", "--engine slurm needs", "submitit>=1.5")
         if cluster == "slurm" and self._submitit.AutoExecutor.which() != "slurm":
             raise InputError("--engine slurm: sbatch and srun are not on this machine: start from a login node.")
+        self._queue = SlurmQueue()
         self._stopped = False
 
     @property
@@ -66,9 +73,10 @@ class SlurmEngine:
         first = executor.map_array(run_to_the_end, commands, [self.cpus] * len(scenes))
         running = [_Job(scene, job) for scene, job in zip(scenes, first, strict=True)]
         while running and not self._stopped:
-            for one in [one for one in running if one.job.done()]:
+            left = self._left(running)
+            for one in [one for one in running if one.has_result or one.job.job_id in left]:
                 running.remove(one)
-                attempt = next_attempt(plan, one.scene, self._ending(one.job), one.starts)
+                attempt = next_attempt(plan, one.scene, self._ending(one), one.starts)
                 if attempt is not None:
                     again = executor.submit(run_to_the_end, arguments_of(path, one.scene, attempt), self.cpus)
                     running.append(_Job(one.scene, again, one.starts + 1))
@@ -93,14 +101,19 @@ class SlurmEngine:
                 executor.update_parameters(slurm_array_parallelism=self.jobs)
         return executor
 
-    def _ending(self, job: Any) -> Ending:
-        errors = self._submitit.core.utils
-        try:
-            return ending_of(job.result())
-        except (errors.FailedJobError, errors.UncompletedJobError):
-            state = str(job.state).split()[0] if job.state else "UNKNOWN"
-            log = job.paths.stderr
-            return Ending(f"ended with its job {job.job_id} ({state}; see {log})", lost=state not in TOO_LARGE)
+    def _left(self, running: Sequence[_Job]) -> set[str]:
+        """The jobs that run no more, by their names."""
+        if self.cluster == "slurm":
+            return self._queue.left([one.job.job_id for one in running])
+        return {one.job.job_id for one in running if one.job.done()}
+
+    def _ending(self, one: _Job) -> Ending:
+        if one.has_result:
+            with suppress(self._submitit.core.utils.FailedJobError):
+                return ending_of(one.job.result())
+        state = state_of(one.job.job_id) if self.cluster == "slurm" else str(one.job.state)
+        how = f"ended with its job {one.job.job_id} ({state}; see {one.job.paths.stderr})"
+        return Ending(how, lost=state not in TOO_LARGE)
 
 
 def _options(words: str) -> dict[str, str]:

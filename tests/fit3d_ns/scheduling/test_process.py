@@ -16,6 +16,8 @@ from fit3d_ns.scheduling.process import MOST_STARTS, Ending, arguments_of, endin
 from tests.fit3d_ns.scheduling.conftest import plan_of, starts_of
 
 KILLED, LOST = ending_of(-9), Ending("was lost with its node", lost=True)
+CLEARED = ending_of(-15)
+"""As a cluster clears a machine: scancel, preemption."""
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,8 @@ KILLED, LOST = ending_of(-9), Ending("was lost with its node", lost=True)
         (LOST, 1, ("--half",), 1, 1),
         (LOST, 2, ("--half",), 2, 2),
         (LOST, 1, (), MOST_STARTS, None),
+        (CLEARED, 1, ("--half",), 1, 1),
+        (CLEARED, 1, ("--half",), MOST_STARTS, None),
     ],
 )
 def test_who_is_started_again(

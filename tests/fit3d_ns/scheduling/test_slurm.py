@@ -15,6 +15,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.scheduling import slurm
 from fit3d_ns.scheduling.plan import Plan, Status
 from fit3d_ns.scheduling.slurm import SlurmEngine
+from fit3d_ns.scheduling.slurm_queue import SlurmQueue, state_of
 from tests.fit3d_ns.scheduling.conftest import parent_of, plan_of, starts_of
 
 pytest.importorskip("submitit", reason="needs the package submitit (extra: cluster)")
@@ -85,6 +86,84 @@ def test_what_is_handed_to_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert executor.parameters["array_parallelism"] == 20
 
 
-def test_without_slurm_it_is_said() -> None:
+def test_a_job_that_left_no_result_is_handed_in_again_as_it_was(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Slurm keeps no accounts, what is gone from its queue has ended."""
+    plan, asked, killed = plan_of(tmp_path, "slow"), list[str](), threading.Event()
+
+    def left(queue: SlurmQueue, jobs: list[str]) -> set[str]:
+        asked.extend(jobs)
+        return set(jobs) & {asked[0]} if killed.is_set() else set()
+
+    monkeypatch.setattr(SlurmQueue, "left", left)
+    monkeypatch.setattr(slurm, "state_of", lambda job: "UNKNOWN")
+    engine = SlurmEngine(gpus=0, cluster="local")
+    executor = engine._executor(tmp_path / "jobs")
+    monkeypatch.setattr(engine, "_executor", lambda folder: executor)
+    engine.cluster = "slurm"
+    thread = threading.Thread(target=engine.run, args=(plan, list(plan.captures)))
+    thread.start()
+    os.kill(parent_of(int(first_start(plan, "slow")[0])), signal.SIGKILL)
+    killed.set()
+    assert first_start(plan, "slow", 2)[1] == "1"
+    (plan.folder("slow") / "go").touch()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert Status.load(plan, "slow").state == "done"
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A squeue that prints a file, and fails where there is none."""
+    listing, program = tmp_path / "listing", tmp_path / "bin" / "squeue"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\nexec cat {listing}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return listing
+
+
+def test_a_job_has_left_when_two_looks_in_a_row_miss_it(squeue: Path) -> None:
+    queue, jobs = SlurmQueue(every=0), ["7_0", "7_1", "9"]
+    squeue.write_text("7_0\n9\n")
+    assert queue.left(jobs) == set()
+    assert queue.left(jobs) == {"7_1"}
+    squeue.write_text("7_1\n9\n")
+    assert queue.left(jobs) == set(), "it is back: the list had been late"
+    assert queue.left(jobs) == {"7_0"}
+    asked = (squeue.parent / "asked").read_text()
+    assert "--array" in asked
+    assert "--user=" in asked
+
+
+def test_while_slurm_does_not_answer_nothing_has_left(squeue: Path) -> None:
+    queue = SlurmQueue(every=0)
+    assert [queue.left(["7"]) for _ in range(4)] == [set()] * 4
+    squeue.write_text("")
+    assert [queue.left(["7"]) for _ in range(3)] == [set(), {"7"}, {"7"}]
+
+
+def test_the_queue_is_asked_seldom(squeue: Path) -> None:
+    queue = SlurmQueue(every=3600)
+    squeue.write_text("")
+    for _ in range(5):
+        assert queue.left(["7"]) == set()
+    assert len((squeue.parent / "asked").read_text().splitlines()) == 1
+
+
+def test_without_accounts_a_state_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "sacct"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert state_of("7") == "UNKNOWN"
+    program.write_text("#!/bin/sh\necho OUT_OF_MEMORY\n")
+    program.chmod(0o755)
+    assert state_of("7") == "OUT_OF_MEMORY"
+    program.write_text("#!/bin/sh\necho accounting is disabled >&2; exit 1\n")
+    assert state_of("7") == "UNKNOWN"
+
+
+def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sbatch and srun are not on this machine"):
         SlurmEngine()
