@@ -68,6 +68,8 @@ class SlurmEngine:
         return f"{self.gpus} GPUs each, as jobs of Slurm{most}"
 
     def run(self, plan: Plan, scenes: Sequence[str]) -> None:
+        if not scenes:
+            return
         path, executor = plan.save(), self._executor(Path(plan.work_dir) / "slurm")
         commands = [arguments_of(path, scene, 1) for scene in scenes]
         first = executor.map_array(run_to_the_end, commands, [self.cpus] * len(scenes))
