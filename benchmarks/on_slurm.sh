@@ -77,7 +77,7 @@ sinfo -h -o %T | grep -qx idle || fail "the node is not ready: see $work/slurmct
 scenes() {
     "$python" -m fit3d_ns.commands.scenes --scenes examples/room_b examples/room_c --output-dir "$work/runs" \
         --work-dir "$work/outputs" --engine slurm --jobs 1 --gpus-per-scene 0 --cpus-per-scene 1 \
-        --slurm-options "time=30" --method fit3d-features-fast --train-options="--max-num-iterations 40" "$@"
+        --slurm-options "time=30" --method fit3d-features-fast --train-options="--max-num-iterations 40"
 }
 
 # The name of the next job that runs and is not $1.
@@ -88,6 +88,7 @@ next_job() {
         job=$(squeue -h -r -t RUNNING -o %i | grep -vx "${1:-none}" | head -1 || true)
         [ -n "$job" ] && break || sleep 0.5
     done
+    [ -n "$job" ] || fail "no job ran: see $work/first.log"
     echo "$job"
 }
 

@@ -33,8 +33,8 @@ torch.serialization.add_safe_globals(
 release_0_1.register()
 
 # Right after, nerfstudio asks for the stack once for every method that could be installed. For each frame of the import
-# system Python then goes through all loaded modules, some five thousand, unless it knows whose file that is: half of
-# the time that any of nerfstudio's commands took to start.
+# system Python then goes through all loaded modules, some five thousand, unless it knows whose file that is: a third
+# of the time that any of nerfstudio's commands took to start.
 for _name in ("importlib._bootstrap", "importlib._bootstrap_external"):
     inspect.modulesbyfile.setdefault(f"<frozen {_name}>", _name)  # type: ignore[attr-defined]
 

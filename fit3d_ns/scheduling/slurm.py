@@ -111,7 +111,7 @@ class SlurmEngine:
 
     def _ending(self, one: _Job) -> Ending:
         if one.has_result:
-            with suppress(self._submitit.core.utils.FailedJobError):
+            with suppress(self._submitit.core.utils.UncompletedJobError):  # also of one that failed
                 return ending_of(one.job.result())
         state = state_of(one.job.job_id) if self.cluster == "slurm" else str(one.job.state)
         how = f"ended with its job {one.job.job_id} ({state}; see {one.job.paths.stderr})"

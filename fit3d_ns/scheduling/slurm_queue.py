@@ -6,7 +6,7 @@ there; also for one that was preempted and is not to come back.
 
 from __future__ import annotations
 
-import getpass
+import os
 import subprocess
 import time
 from collections.abc import Collection
@@ -42,7 +42,7 @@ class SlurmQueue:
 
 def _listed() -> set[str] | None:
     """All jobs that wait or run; None: Slurm does not answer now."""
-    words = ("squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}")
+    words = ("squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}")
     done = subprocess.run(words, capture_output=True, text=True)
     return set(done.stdout.split()) if done.returncode == 0 else None
 

@@ -246,7 +246,7 @@ def test_every_option_has_a_line_for_the_help(config: type) -> None:
 
 
 def test_frames_of_the_import_system_are_found_without_a_search() -> None:
-    """nerfstudio asks for the stack 26 times as it starts; looking for these frames was half of its start."""
+    """nerfstudio asks for the stack 26 times as it starts; looking for these frames was a third of its start."""
     frames = [frame for frame in stack_of_an_import() if frame.filename.startswith("<frozen importlib")]
     assert frames
     for frame in frames:
