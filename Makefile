@@ -75,7 +75,7 @@ bench: $(READY)
 # numba takes, a scipy and a nuscenes-devkit that agree with it, and a pymeshlab that is there for Python 3.13.
 lock: $(READY)
 	$(BIN)/python -m pip install -q uv
-	printf 'timm>=1.0.12\nnumpy>=2,<2.5\nscipy<1.18\nnuscenes-devkit>=1.2\npymeshlab>=2025.7\n' > $(VENV)/overrides.txt
+	printf 'timm>=1.0.12\nnumpy>=2,<2.5\nscipy<1.18\nnuscenes-devkit>=1.2\npymeshlab>=2025.7\nprotobuf>=5,<7\n' > $(VENV)/overrides.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	    --override $(VENV)/overrides.txt requirements.in -o requirements.txt
 

@@ -8,16 +8,13 @@ that it kept.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOM = Path(__file__).parent / "room"
-MORE_ROOMS = tuple(Path(__file__).parent / name for name in ("room_b", "room_c"))
+ROOMS = tuple(Path(__file__).parent / name for name in ("room", "room_b", "room_c"))
 LABELLED_ROOM = Path(__file__).parent / "labelled_room"
 OTHER_ROOM = Path(__file__).parent / "other_room"
 DEMO = Path("demo")
@@ -35,40 +32,6 @@ def run(*command: str) -> None:
     result = subprocess.run([str(script), *command[1:]])
     if result.returncode != 0:
         raise SystemExit(result.returncode)
-    print(f"({time.monotonic() - start:.0f} s)", flush=True)
-
-
-def run_together(commands: Mapping[str, Sequence[str]]) -> None:
-    """Run console scripts at the same time, each with its share of the processor cores and a log of its own.
-
-    Training takes turns between many threads and one, so two trainings with half of the cores each are done sooner
-    than one after the other.
-
-    Args:
-        commands: by name, which their logs bear.
-    """
-    from fit3d_ns.common.cores import thread_limits, usable_cores  # see `draw`
-
-    environment = {**os.environ, **thread_limits(max(1, usable_cores() // len(commands)))}
-    logs = {name: DEMO / "logs" / f"{name}.log" for name in commands}
-    (DEMO / "logs").mkdir(parents=True, exist_ok=True)
-    start, running = time.monotonic(), dict[str, subprocess.Popen[bytes]]()
-    try:
-        for name, (script, *words) in commands.items():
-            print("$", script, *words, ">", logs[name], "&", flush=True)
-            with open(logs[name], "wb") as log:
-                running[name] = subprocess.Popen(
-                    [str(Path(sys.executable).with_name(script)), *words],
-                    stdout=log, stderr=subprocess.STDOUT, env=environment,
-                )  # fmt: skip
-        for name, process in running.items():
-            if process.wait() != 0:
-                print(logs[name].read_text(errors="replace")[-3_000:], flush=True)
-                raise SystemExit(process.returncode)
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
     print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
@@ -90,21 +53,14 @@ def draw(finetuned: Path) -> tuple[Path, Path]:
     return targets, predictions
 
 
-def training(room: Path) -> tuple[str, ...]:
-    """The command that trains the Gaussians of a room."""
-    return (
-        *("ns-train", "fit3d-features-fast", "--data", str(room), "--output-dir", str(DEMO / "outputs")),
-        *("--vis", "tensorboard", "--timestamp", "demo", "--pipeline.datamanager.backbone.weights", "offline"),
-    )
-
-
 def main() -> None:
     start = time.monotonic()
-    run(*training(ROOM))  # by itself: it compiles the kernels, and its progress is there to be watched
-    run_together({room.name: training(room) for room in MORE_ROOMS})
-    config = DEMO / "outputs" / "room" / "fit3d-features-fast" / "demo" / "config.yml"
-    run("ns-eval", "--load-config", str(config), "--output-path", str(DEMO / "metrics.json"))
-    run("fit3d-export", "--all", str(DEMO / "outputs"), "--output-dir", str(DEMO / "runs"), "--overwrite")
+    run(
+        *("fit3d-scenes", "--scenes", *map(str, ROOMS), "--output-dir", str(DEMO / "runs")),
+        *("--work-dir", str(DEMO / "scenes"), "--method", "fit3d-features-fast", "--jobs", str(len(ROOMS))),
+        "--train-options=--pipeline.datamanager.backbone.weights offline",
+    )
+    config = DEMO / "scenes" / "outputs" / "room" / "fit3d-features-fast" / "attempt-1" / "config.yml"
     pictures = DEMO / "held-out.png"
     shutil.copyfile(DEMO / "runs" / "room" / "previews.png", pictures)
     finetuned = DEMO / "finetuned"

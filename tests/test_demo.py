@@ -39,21 +39,6 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script("demo", tmp_path, monkeypatch)
 
 
-def test_commands_run_together_share_the_cores_and_one_that_fails_stops_the_others(
-    demo: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo.os, "sched_getaffinity", lambda _: range(8))
-    say = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'])"
-    demo.run_together(dict.fromkeys("ab", ("python", "-c", say)))
-    assert [(demo.DEMO / "logs" / f"{name}.log").read_text() for name in "ab"] == ["4 4\n"] * 2
-
-    fail, wait = "import sys; print('no such room'); sys.exit(2)", "import time; time.sleep(60)"
-    with pytest.raises(SystemExit) as stopped:
-        demo.run_together({"a": ("python", "-c", fail), "b": ("python", "-c", wait)})
-    assert stopped.value.code == 2
-    assert "no such room" in capfd.readouterr().out
-
-
 def test_the_commands_of_the_demo_take_their_options_and_keep_the_heads(
     demo: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,18 +48,14 @@ def test_the_commands_of_the_demo_take_their_options_and_keep_the_heads(
         raise SystemExit  # nothing is left to run
 
     monkeypatch.setattr(demo, "run", lambda *words: said.append(words))
-    monkeypatch.setattr(demo, "run_together", lambda commands: said.extend(commands.values()))
     monkeypatch.setattr(demo, "draw", draw)
     monkeypatch.setattr(demo.shutil, "copyfile", lambda *_: None)
     with pytest.raises(SystemExit):
         demo.main()
-    trained = [Path(words[words.index("--data") + 1]) for words in said if words[0] == "ns-train"]
-    assert trained == [demo.ROOM, *demo.MORE_ROOMS]
-    ours = [words for words in said if words[0] in PARSERS]
-    assert [words[0] for words in ours] == ["fit3d-export", "fit3d-finetune", "fit3d-probe"]
-    for name, *words in ours:
+    assert [words[0] for words in said] == ["fit3d-scenes", "fit3d-finetune", "fit3d-probe"]
+    for name, *words in said:
         PARSERS[name](words)
-    assert parse(list(ours[1][1:])).keep_heads, shlex.join(ours[1])
+    assert parse(list(said[1][1:])).keep_heads, shlex.join(said[1])
 
 
 def test_the_demo_draws_what_a_view_taught_and_what_kept_heads_predict(

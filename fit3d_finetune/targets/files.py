@@ -18,7 +18,7 @@ from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.temporaries import sweep_leftovers
 
-CLAIMS_PER_LOOK = 256
+LEAST_CLAIMS_PER_LOOK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,16 +134,16 @@ class TargetFolder:
         return True
 
     def _look(self) -> None:
-        """See which other files there are; not at every claim, as there may be very many."""
-        found = []
-        for other in self.path.glob("*.safetensors"):
+        """See which other files there are; again only after as many claims as there are files, as these may be many."""
+        found, files = [], list(self.path.glob("*.safetensors"))
+        for other in files:
             if other not in self._claimed:
                 with suppress(FileNotFoundError):  # another process removes files, too
                     status = other.stat()
                     found.append((status.st_mtime, other, status.st_size))
         self._others = {other: size for _, other, size in sorted(found)}
         self._others_size = sum(self._others.values())
-        self._until_look = CLAIMS_PER_LOOK
+        self._until_look = max(LEAST_CLAIMS_PER_LOOK, len(files))
 
 
 def as_stored(features: Tensor, weights: Tensor, decoder: tuple[Tensor, Tensor] | None) -> StoredTarget:

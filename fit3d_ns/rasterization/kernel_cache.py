@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from functools import cache
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
@@ -19,6 +29,7 @@ from fit3d_ns.rasterization.threads import thread_count
 
 _ROOT = Path(__file__).parents[2]
 _STAMP = "fit3d-kernels.sha256"
+_LOCK = "fit3d-kernels.lock"
 
 
 @cache
@@ -26,10 +37,69 @@ def load_kernels(name: str) -> ModuleType:
     """Import a module of kernels, e.g. "fit3d_ns.lifting._kernels", after old compiled code of it was dropped."""
     thread_count()  # sets Numba up before the module imports it
     module = importlib.import_module(name)
-    kept = [kernel._cache for kernel in vars(module).values() if hasattr(kernel, "_cache")]
-    for folder in {each.cache_path for each in kept if each.cache_path}:
-        drop_stale(Path(folder), sources_digest(name.partition(".")[0]))
+    kernels = {id(kernel): kernel for kernel in vars(module).values() if getattr(kernel, "_cache", None)}
+    locks: dict[str, CompileLock] = {}
+    for kernel in kernels.values():
+        folder = kernel._cache.cache_path
+        if folder and folder not in locks:
+            drop_stale(Path(folder), sources_digest(name.partition(".")[0]))
+            locks[folder] = CompileLock.of(Path(folder))
+        if folder and not hasattr(kernel.compile, "__wrapped__"):
+            # Numba looks for compiled code on disk inside of it, so after the lock was waited for.
+            kernel.compile = locks[folder].around(kernel.compile)
     return module
+
+
+class CompileLock:
+    """Held by the process that compiles kernels into a folder; its own threads and nested kernels pass."""
+
+    _all: dict[Path, CompileLock] = {}  # noqa: RUF012 (one for each folder of the process)
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _LOCK
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> CompileLock:
+        """The one of a folder."""
+        return cls._all.setdefault(folder, cls(folder))
+
+    def around(self, compile_kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, which holds the lock meanwhile."""
+
+        @wraps(compile_kernel)
+        def locked(*arguments: Any) -> Any:
+            with self._held():
+                return compile_kernel(*arguments)
+
+        return locked
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with self._threads:
+            self._depth += 1
+            handle = self._take() if self._depth == 1 else None
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if handle is not None:
+                    os.close(handle)
+
+    def _take(self) -> int | None:
+        """The descriptor of the locked file; None where there can be no lock: everybody compiles for himself."""
+        if fcntl is None:
+            return None
+        with suppress(OSError):
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except BaseException:
+                os.close(handle)
+                raise
+            return handle
+        return None
 
 
 @cache

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,55 @@ def test_a_second_process_uses_what_the_first_compiled_unless_the_sources_change
     assert hits == 1
     (folder / "fit3d-kernels.sha256").write_text("made from other sources")
     assert run()[0] == 0
+
+
+SLOW_KERNELS = """
+import numba
+
+
+@numba.njit(cache=True)
+def inner(x):
+    return x + 1
+
+
+@numba.njit(cache=True)
+def outer(x):
+    return inner(x) * 2
+"""
+
+COMPILING = """
+import sys
+import time
+
+import fit3d_ns.rasterization.threads
+from fit3d_ns.rasterization import kernel_cache
+
+kernel_cache.sources_digest = lambda package: "one"
+sys.path.insert(0, sys.argv[1])
+kernels = kernel_cache.load_kernels("slow_kernels")
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+assert kernels.outer(20) == 42
+print(sum(kernels.outer.stats.cache_misses.values()), sum(kernels.outer.stats.cache_hits.values()))
+"""
+
+
+def test_of_processes_that_start_at_once_one_compiles_and_the_others_take_it(tmp_path: Path) -> None:
+    (tmp_path / "slow_kernels.py").write_text(SLOW_KERNELS)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    words = [sys.executable, "-c", COMPILING, str(tmp_path), str(time.time() + 15.0)]
+    running = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sorted(said) == [["0", "1"], ["0", "1"], ["1", "0"]], "misses and hits of each"
+
+
+def test_where_no_lock_can_be_had_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
+    lock = kernel_cache.CompileLock(tmp_path / "there is no such folder")
+    assert lock.around(lambda x: x + 1)(1) == 2
+
+
+def test_a_kernel_within_another_does_not_wait_for_itself(tmp_path: Path) -> None:
+    lock = kernel_cache.CompileLock(tmp_path)
+    inner = lock.around(lambda: 1)
+    assert lock.around(lambda: inner() + 1)() == 2
+    assert inner() == 1, "and it was let go"
