@@ -7,7 +7,8 @@ probed on the two validation rooms: no test room of the fold takes part. The wor
 whose exports, trainings and trials are used; every part is kept in it. A recipe costs five to seven minutes of one
 core in each fold for its training ("four epochs": twice that) and four to five for its probes: count on an hour and a
 half of two cores a fold for all of them. `benchmarks.rounds` are rows too; shares of a round's weights are mixed with
-those of the round before.
+those of the round before. A later round's trial has the backbone of the round before as its original: its rows are
+compared with the main recipe's original all the same, and say what stands beside them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ COLUMNS = {
     ("consistency", None): "factor",
 }
 """The figures of the page and how their changes are written; None: whatever the figure is called."""
+BEFORE = "round before"
+"""The backbone that a later round went on from."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,32 @@ def write_page(path: Path, recipes: Sequence[Sequence[ProbeResults]], folds: Seq
 
 
 def change_rows(recipes: Sequence[Sequence[ProbeResults]]) -> list[str]:
-    """One row per arm; those of the original alone once."""
+    """One row per arm, against the first recipe's original; those of that original alone once."""
     rows = header("arm", "mIoU (points)", "depth RMSE (%)", "normals RMSE (°)", "recall (factor)")
-    arms = {arm.name: runs for runs in recipes for arm in runs[0].arms[1:]}
-    for arm, runs in arms.items():
+    bases = recipes[0]
+    arms = {_shown(arm.name, runs[0], bases[0]): (arm.name, runs) for runs in recipes for arm in runs[0].arms[1:]}
+    for shown, (arm, runs) in arms.items():
         cells = []
         for (part, name), kind in COLUMNS.items():
-            changes = [change for run in runs if (change := _change(run, arm, part, name, kind)) is not None]
+            pairs = zip(bases, runs, strict=True)
+            changes = [found for pair in pairs if (found := _change(*pair, arm, part, name, kind)) is not None]
             spread = f" ± {stdev(changes):.1f}" if len(changes) > 1 else ""
             cells.append(f"{mean(changes):+.1f}{spread}".replace("-", "−") if changes else "–")
-        rows.append(row(arm, *cells))
+        rows.append(row(shown, *cells))
     return rows
 
 
-def _change(run: ProbeResults, arm: str, part: str, name: str | None, kind: str) -> float | None:
+def _shown(arm: str, run: ProbeResults, base: ProbeResults) -> str:
+    """An arm's name; what a later round calls the original is another backbone than that of the base."""
+    same = run.backbones[ORIGINAL]["weights_sha256"] == base.backbones[ORIGINAL]["weights_sha256"]
+    return arm if same else " + ".join(BEFORE if part == ORIGINAL else part for part in arm.split(" + "))
+
+
+def _change(base: ProbeResults, run: ProbeResults, arm: str, part: str, name: str | None, kind: str) -> float | None:
     metric = next((one for one in metrics_of(run) if one.part == part and name in (None, one.name)), None)
     if metric is None:
         return None
-    before, after = (mean(metric.measured(run, which)) for which in (ORIGINAL, arm))
+    before, after = mean(metric.measured(base, ORIGINAL)), mean(metric.measured(run, arm))
     if kind == "relative":
         return 100 * (after / before - 1)
     if kind == "factor":

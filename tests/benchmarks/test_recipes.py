@@ -59,3 +59,15 @@ def test_the_page_has_the_changes_of_every_arm(tmp_path: Path) -> None:
     assert cells[2] == "−4.4 ± 0.0"  # 0.482 to 0.461
     write_page(tmp_path / "recipes.md", [runs], ["A", "C"])
     assert rows[2] in (tmp_path / "recipes.md").read_text()
+
+
+def test_a_later_round_is_compared_with_the_first_original_and_not_with_the_round_before() -> None:
+    first = make_results(scenes=2)
+    backbones = {**first.backbones, "original": {**first.backbones["original"], "weights_sha256": "of round one"}}
+    segmentation = {**first.segmentation, "original": first.segmentation["fine-tuned"]}
+    later = dataclasses.replace(first, backbones=backbones, segmentation=segmentation)
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in change_rows([[first], [later]])[2:]}
+    assert rows["fine-tuned"] == "+3.0", "nothing, were it compared with its own original"
+    assert {name for name in rows if "round before" in name} == {
+        name.replace("original", "round before") for name in rows if "original" in name
+    }
