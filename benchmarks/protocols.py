@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 from benchmarks.rasterization import processor
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
-from fit3d_finetune.commands.probe import RESULTS_FILE
+from fit3d_finetune.report.folder import RESULTS_FILE
 from fit3d_finetune.probing.comparison import MIN_SCENES, Comparison
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.targets.choices import TargetKind as TargetKind
 from fit3d_finetune.targets.files import (
     StoredTarget,
     Target,
@@ -51,7 +52,6 @@ from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_rgb
 
 FORMAT_VERSION = 2
-TargetKind = Literal["gaussians", "mirror"]
 StoreKind = Literal["gaussians", "mirror", "original", "geometry", "class-token", "gram"]
 AREA = TargetRule()
 GRAM_SCALE = 2

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
-from fit3d_finetune.commands import finetune as module
 from fit3d_finetune.commands.finetune import main, parse
 from fit3d_finetune.training.recipe import PRESETS
 from fit3d_finetune.training.run import OUTPUT_FILES
@@ -191,7 +190,7 @@ def test_an_output_folder_that_is_a_file(runs: Path, refused: Refused, tmp_path:
 def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
     runs: Path, refused: Refused, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    monkeypatch.setattr("fit3d_finetune.targets.finding.find_scenes", pytest.fail)
     assert "--output-dir" in refused("--output-dir", str(tmp_path / place))
     assert not (tmp_path / "y").exists()
 
@@ -200,7 +199,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
 def test_a_users_file_in_the_output_folder_is_found_before_any_work_and_stays(
     runs: Path, refused: Refused, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    monkeypatch.setattr("fit3d_finetune.targets.finding.find_scenes", pytest.fail)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("a user's")
     assert str(tmp_path / "mine" / name) in refused("--output-dir", str(tmp_path / "mine"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fit3d_ns.commands.export import export_run
+from fit3d_ns.method.export import export_run
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import compare_features
 from fit3d_ns.lifting.operator import patch_operator

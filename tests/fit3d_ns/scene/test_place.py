@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fit3d_ns.commands.export import PREVIEW_FILE
+from fit3d_ns.method.export import PREVIEW_FILE
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.lifting.scene import REPORT_FILE
 from fit3d_ns.scene.gaussians import FeatureGaussians
