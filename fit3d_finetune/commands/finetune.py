@@ -86,16 +86,20 @@ class FinetuneArguments:
     """Time between checkpoints."""
     max_steps: int | None = None
     """Stop after this many steps (the schedule stays that of all epochs)."""
+    dry_run: bool = False
+    """Check everything as a start would, take two steps that are thrown away, and print the plan with what it will take
+    in time, memory and disk; write nothing."""
 
 
 def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Path:
     """Do what the arguments say, alone (None) or as one of the processes that train together.
 
     Returns:
-        the folder of the fine-tuned backbone.
+        the folder of the fine-tuned backbone (or where it would be, with --dry-run).
     """
     from fit3d_finetune.targets.finding import find_scenes
     from fit3d_finetune.targets.scenes import backbone_config, split_scenes, with_novel_views
+    from fit3d_finetune.training.preview import preview
     from fit3d_finetune.training.processes import ALONE
     from fit3d_finetune.training.run import Run, require_output_dir
     from fit3d_finetune.training.train import finetune
@@ -109,6 +113,8 @@ def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Pat
         raise InputError("--novel-views, --target-cache-gb and --remote-cache-gb must not be negative.")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
+    if arguments.dry_run and processes.count > 1:
+        raise InputError("--dry-run looks at one process: give it without torchrun.")
     lora = _lora(arguments)
     device = choose_device(arguments.device)
     if arguments.recipe.batch_size < processes.count:
@@ -123,26 +129,29 @@ def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Pat
     )
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
     precision = _precision(arguments, device, processes)
-    return finetune(
-        Run(
-            train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
-            val_scenes=val_scenes,
-            backbone=backbone_config(scenes, arguments.weights, precision),
-            recipe=arguments.recipe,
-            output_dir=arguments.output_dir,
-            targets=arguments.targets,
-            seed=arguments.seed,
-            device=device,
-            target_cache_bytes=int(arguments.target_cache_gb * 1e9),
-            tracker=arguments.tracker,
-            grad_checkpointing=arguments.grad_checkpointing,
-            save_seconds=arguments.save_seconds,
-            max_steps=arguments.max_steps,
-            keep_heads=arguments.keep_heads,
-            lora=lora,
-            processes=processes,
-        )
+    made = Run(
+        train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
+        val_scenes=val_scenes,
+        backbone=backbone_config(scenes, arguments.weights, precision),
+        recipe=arguments.recipe,
+        output_dir=arguments.output_dir,
+        targets=arguments.targets,
+        seed=arguments.seed,
+        device=device,
+        target_cache_bytes=int(arguments.target_cache_gb * 1e9),
+        tracker=arguments.tracker,
+        grad_checkpointing=arguments.grad_checkpointing,
+        save_seconds=arguments.save_seconds,
+        max_steps=arguments.max_steps,
+        keep_heads=arguments.keep_heads,
+        lora=lora,
+        processes=processes,
     )
+    if arguments.dry_run:
+        seen = preview(made)
+        print("\n".join([f"{made.output_dir} is finished already: nothing to do"] if seen is None else seen.lines()))
+        return made.output_dir
+    return finetune(made)
 
 
 def _precision(arguments: FinetuneArguments, device: str, processes: Processes) -> Precision:

@@ -36,9 +36,7 @@ def chosen_backbones(
     if control_folder is not None:
         control = read_finetuned(control_folder)
         if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
-            raise InputError(
-                f"--control {control_folder} started from another backbone than --finetuned: give a pair."
-            )
+            raise InputError(f"--control {control_folder} started from another backbone than --finetuned: give a pair.")
         backbones["2D control"] = control.finetuned
     return _with_further(backbones, arms)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
 import tyro
 
@@ -17,24 +17,17 @@ MORE = "Also: --version; --tyro-print-completion bash|zsh|fish, for completion i
 """Under what a command says of itself."""
 
 
-def read_arguments(kind: type[Arguments], prog: str, words: Sequence[str] | None = None, **options: Any) -> Arguments:
+def read_arguments(kind: type[Arguments], prog: str, words: Sequence[str] | None = None) -> Arguments:
     """The arguments of a command that has no sub-commands; prints and exits on --help and --version.
 
     Args:
         kind: a dataclass; its docstrings are the help.
         prog: the command's name.
         words: of the command line; None: those of this process.
-        options: further ones of `tyro.cli`.
     """
     answer_version(words)
     described = description(inspect.getdoc(kind) or "")
-    return tyro.cli(
-        Annotated[kind, tyro.conf.arg(name="")],  # type: ignore[arg-type, valid-type]
-        prog=prog,
-        description=described,
-        args=None if words is None else list(words),
-        **options,
-    )
+    return tyro.cli(kind, prog=prog, description=described, args=None if words is None else list(words))
 
 
 def description(text: str) -> str:

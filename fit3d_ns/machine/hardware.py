@@ -28,8 +28,8 @@ def find_processor() -> list[Finding]:
     problem = ""
     if 0 < total < LEAST_MEMORY:
         problem = (
-            f"{total / 1e9:.1f} GB of memory are less than the {LEAST_MEMORY / 1e9:.0f} that a small scene takes: use a "
-            "machine with more, or smaller images."
+            f"{total / 1e9:.1f} GB of memory are less than the {LEAST_MEMORY / 1e9:.0f} that a small scene takes: use "
+            "a machine with more, or smaller images."
         )
     return [
         Finding(PROCESSOR, "cores", f"{usable_cores()} of {os.cpu_count()}"),
@@ -88,8 +88,8 @@ def _toolkit() -> Finding:
     if nvcc:
         return Finding(GPU, "nvcc", nvcc)
     problem = (
-        "nvcc is not there, with which gsplat compiles its kernels at their first use: install the CUDA toolkit and set "
-        "CUDA_HOME to its folder."
+        "nvcc is not there, with which gsplat compiles its kernels at their first use: install the CUDA toolkit and "
+        "set CUDA_HOME to its folder."
     )
     return Finding(GPU, "nvcc", "not found", problem)
 

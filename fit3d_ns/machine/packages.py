@@ -110,4 +110,4 @@ def version_of(name: str) -> str | None:
 def _extra(line: str) -> str | None:
     """The extra that a requirement belongs to."""
     _, marked, rest = line.partition("extra ==")
-    return rest.strip().split("\"" if "\"" in rest else "'")[1] if marked else None
+    return rest.strip().split('"' if '"' in rest else "'")[1] if marked else None

@@ -23,10 +23,10 @@ MOST_FILES = 200_000
 def find_weights() -> list[Finding]:
     """Whether the default backbone's weights are at hand, and what a new run would take."""
     try:
+        import timm
+
         from fit3d_ns.features.hub import cached_file
         from fit3d_ns.features.weights import offline_path
-
-        import timm
 
         cached = cached_file(timm.get_pretrained_cfg(DEFAULT_NAME))
     except Exception as error:  # packages that are broken are said by `packages.find_imports`

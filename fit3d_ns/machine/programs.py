@@ -17,10 +17,14 @@ def find_programs(compiles: bool) -> list[Finding]:
     Args:
         compiles: whether this machine compiles gsplat's kernels, so that nothing goes without the compiler.
     """
-    use = "gsplat compiles its kernels with one" if compiles else "fpsample and pyliblzfse of nerfstudio are built by one"
+    use = (
+        "gsplat compiles its kernels with one" if compiles else "fpsample and pyliblzfse of nerfstudio are built by one"
+    )
     return [
         _program("C++ compiler", COMPILERS, f"{use}: apt-get install g++", needed=compiles),
-        _program("ffmpeg", ("ffmpeg",), "ns-process-data reads videos and resizes photos with it: apt-get install ffmpeg"),
+        _program(
+            "ffmpeg", ("ffmpeg",), "ns-process-data reads videos and resizes photos with it: apt-get install ffmpeg"
+        ),
         _program("colmap", ("colmap",), "ns-process-data finds cameras with it: apt-get install colmap"),
         _program("chromium", ("chromium", "chromium-browser", "google-chrome"), "", needed=False),
     ]

@@ -1,4 +1,4 @@
-"""How far a training is, where nobody looks at a terminal: a line for every ten per cent instead of nerfstudio's table."""
+"""How far a training is, in logs: a line for every ten per cent instead of nerfstudio's table."""
 
 from __future__ import annotations
 

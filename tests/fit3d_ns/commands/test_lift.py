@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fit3d_ns.commands import lift
-from fit3d_ns.method.export import export_run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
 from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.runs import scene_from_ply
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model

@@ -18,7 +18,8 @@ quiet_third_parties()
 quiet_third_parties()
 for module, category in (
     ("torch.cuda.amp", FutureWarning),
-    ("nerfstudio", DeprecationWarning),
+    ("nerfstudio", FutureWarning),
+    ("viser", DeprecationWarning),
     ("timm.layers", FutureWarning),
     ("torch.nn", UserWarning),
     ("fit3d_ns.scene", FutureWarning),
@@ -34,7 +35,9 @@ STAYS = ("from torch.nn", "from fit3d_ns.scene", "from torchcrepe", "something e
 
 
 def said(*options: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "FIT3D_SHOW_WARNINGS")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "FIT3D_SHOW_WARNINGS")
+    }
     done = subprocess.run(
         [sys.executable, *options, "-c", CODE],
         capture_output=True,

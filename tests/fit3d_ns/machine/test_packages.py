@@ -44,8 +44,16 @@ def test_an_environment_as_it_should_be_has_no_problem(installed: dict[str, str]
 @pytest.mark.parametrize(
     ("name", "version", "problem"),
     [
-        ("numba", "0.70.0", "numba 0.70.0 is not a version that fit3d was made for (<0.69,>=0.61): pip install 'numba<"),
-        ("timm", "0.6.7", "timm 0.6.7 is not a version that fit3d was made for (>=1.0.12): pip install 'timm>=1.0.12'."),
+        (
+            "numba",
+            "0.70.0",
+            "numba 0.70.0 is not a version that fit3d was made for (<0.69,>=0.61): pip install 'numba<",
+        ),
+        (
+            "timm",
+            "0.6.7",
+            "timm 0.6.7 is not a version that fit3d was made for (>=1.0.12): pip install 'timm>=1.0.12'.",
+        ),
         ("nerfstudio", "0.3.4", "pip install nerfstudio==1.1.5."),
     ],
 )
