@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from nerfstudio.utils import writer
+from nerfstudio.configs.base_config import writer  # nerfstudio.utils.writer imports it in a circle
 
 from fit3d_ns.method.training_lines import TrainingLines, TrainingLinesConfig, line
 from tests.fit3d_ns.method.runs import PRESETS
