@@ -24,7 +24,6 @@ from scipy.stats import kendalltau
 from benchmarks.rasterization import processor
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
-from fit3d_finetune.commands.probe import RESULTS_FILE
 from fit3d_finetune.probing.comparison import MIN_SCENES, Comparison
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
@@ -33,6 +32,7 @@ from fit3d_finetune.probing.protocol import FAST, PAPER
 from fit3d_finetune.probing.results import Arm, ProbeResults
 from fit3d_finetune.probing.run import probe
 from fit3d_finetune.probing.significance import compare_arms
+from fit3d_finetune.report.folder import RESULTS_FILE
 from fit3d_finetune.report.metrics import mean, metrics_of
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.features.backbone import BackboneConfig

@@ -23,9 +23,9 @@ from benchmarks.mixing import mixed
 from benchmarks.named_recipes import MAIN, RECIPES
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.backbone.precision import choose_precision
-from fit3d_finetune.probing.data.checks import TaskName
 from fit3d_finetune.probing.data.datasets import read_data
 from fit3d_finetune.probing.data.labelled_images import LabelledImages
+from fit3d_finetune.probing.data.tasks import TaskName
 from fit3d_finetune.probing.plan import Probing, default_arms
 from fit3d_finetune.probing.protocol import FAST
 from fit3d_finetune.probing.results import ProbeResults

@@ -18,12 +18,9 @@ __all__ = ["BackboneConfig", "FeatureGaussians", "__version__", "load_backbone"]
 def __getattr__(name: str) -> Any:
     # Late, so that importing the package costs nothing.
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from fit3d_ns.common.version import installed_version
 
-        try:
-            return version("fit3d")
-        except PackageNotFoundError:  # a source tree on the path that was never installed
-            return "0+unknown"
+        return installed_version()
     if name == "FeatureGaussians":
         from fit3d_ns.scene.gaussians import FeatureGaussians
 

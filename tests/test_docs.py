@@ -6,11 +6,10 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import torch
-import tyro
 from nerfstudio.plugins.types import MethodSpecification
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import data, finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
-from fit3d_ns.commands import export, lift, scenes
+from fit3d_ns.commands import doctor, export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method import config
@@ -122,12 +121,13 @@ def test_every_target_of_make_that_a_page_names_is_one() -> None:
 
 
 PARSERS: dict[str, Any] = {
-    "fit3d-export": lambda words: tyro.cli(Annotated[export.ExportArguments, tyro.conf.arg(name="")], args=words),
-    "fit3d-lift": lambda words: tyro.cli(Annotated[lift.LiftArguments, tyro.conf.arg(name="")], args=words),
-    "fit3d-scenes": lambda words: tyro.cli(Annotated[scenes.ScenesArguments, tyro.conf.arg(name="")], args=words),
-    "fit3d-finetune": finetune.parse,
     "fit3d-data": data.parse,
-    "fit3d-probe": lambda words: tyro.cli(Annotated[probe.ProbeArguments, tyro.conf.arg(name="")], args=words),
+    "fit3d-doctor": doctor.parse,
+    "fit3d-export": export.parse,
+    "fit3d-finetune": finetune.parse,
+    "fit3d-lift": lift.parse,
+    "fit3d-probe": probe.parse,
+    "fit3d-scenes": scenes.parse,
 }
 
 

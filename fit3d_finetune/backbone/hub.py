@@ -15,13 +15,14 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from fit3d_finetune.backbone.choices import SavedWeights
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
@@ -33,8 +34,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = FINETUNED_FILE
 CARD_FILE = "README.md"
-SavedWeights = Literal["merged", "adapter"]
-"""What of the weights a folder holds: all of them, or the adapter alone that changes the original's."""
 # Sources of weights that are no path (`BackboneConfig.weights`).
 NAMED_SOURCES = ("hub", "offline", "random")
 

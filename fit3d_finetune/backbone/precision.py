@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 import torch
 
+from fit3d_finetune.backbone.choices import Precision, PrecisionChoice
 from fit3d_ns.common.console import logger
-
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
-Precision = Literal["fp32", "bf16"]
 
 # A product as in the MLP of a ViT-S. bf16 must gain clearly, so that a busy moment does not decide.
 _SHAPE = (1024, 384, 1536)

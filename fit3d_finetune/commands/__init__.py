@@ -1,1 +1,1 @@
-"""Command lines: fit3d-finetune and fit3d-probe."""
+"""Command lines. What takes long to import is imported once the line is read."""

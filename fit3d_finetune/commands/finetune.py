@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
-from fit3d_finetune.backbone.hub import SavedWeights
-from fit3d_finetune.backbone.precision import Precision, choose_precision
-from fit3d_finetune.targets.finding import find_scenes
-from fit3d_finetune.targets.scenes import backbone_config, split_scenes, with_novel_views
-from fit3d_finetune.targets.store import TargetKind
-from fit3d_finetune.training.adapter import LoRA
-from fit3d_finetune.training.processes import ALONE, Processes, joined
+from fit3d_finetune.backbone.choices import Precision, SavedWeights
+from fit3d_finetune.targets.choices import TargetKind
 from fit3d_finetune.training.recipe import DEFAULT_PRESET, PRESETS, PresetName, Recipe
-from fit3d_finetune.training.run import Run, recorded_precision, require_output_dir
 from fit3d_finetune.training.stopping import TrainingInterrupted
 from fit3d_finetune.training.tracking import TrackerName
-from fit3d_finetune.training.train import finetune
+from fit3d_ns.common.choices import DeviceChoice
+from fit3d_ns.common.command_line import answer_version, description
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
+from fit3d_ns.common.third_parties import quiet_third_parties
+
+if TYPE_CHECKING:
+    from fit3d_finetune.training.adapter import LoRA
+    from fit3d_finetune.training.processes import Processes
 
 
 @dataclass
@@ -86,14 +86,26 @@ class FinetuneArguments:
     """Time between checkpoints."""
     max_steps: int | None = None
     """Stop after this many steps (the schedule stays that of all epochs)."""
+    dry_run: bool = False
+    """Check everything as a start would, take two steps that are thrown away, and print the plan with what it will take
+    in time, memory and disk; write nothing."""
 
 
-def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
-    """Do what the arguments say, alone or as one of the processes that train together.
+def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Path:
+    """Do what the arguments say, alone (None) or as one of the processes that train together.
 
     Returns:
-        the folder of the fine-tuned backbone.
+        the folder of the fine-tuned backbone (or where it would be, with --dry-run).
     """
+    from fit3d_finetune.targets.finding import find_scenes
+    from fit3d_finetune.targets.scenes import backbone_config, split_scenes, with_novel_views
+    from fit3d_finetune.training.preview import preview
+    from fit3d_finetune.training.processes import ALONE
+    from fit3d_finetune.training.run import Run, require_output_dir
+    from fit3d_finetune.training.train import finetune
+    from fit3d_ns.common.device import choose_device
+
+    processes = processes or ALONE
     arguments.recipe.check()
     if not 0 <= arguments.val_fraction < 1:
         raise InputError(f"--val-fraction must lie in 0..1 (without 1), not {arguments.val_fraction}.")
@@ -101,6 +113,8 @@ def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
         raise InputError("--novel-views, --target-cache-gb and --remote-cache-gb must not be negative.")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
+    if arguments.dry_run and processes.count > 1:
+        raise InputError("--dry-run looks at one process: give it without torchrun.")
     lora = _lora(arguments)
     device = choose_device(arguments.device)
     if arguments.recipe.batch_size < processes.count:
@@ -115,30 +129,36 @@ def run(arguments: FinetuneArguments, processes: Processes = ALONE) -> Path:
     )
     train_scenes, val_scenes = split_scenes(scenes, arguments.val_scenes, arguments.val_fraction)
     precision = _precision(arguments, device, processes)
-    return finetune(
-        Run(
-            train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
-            val_scenes=val_scenes,
-            backbone=backbone_config(scenes, arguments.weights, precision),
-            recipe=arguments.recipe,
-            output_dir=arguments.output_dir,
-            targets=arguments.targets,
-            seed=arguments.seed,
-            device=device,
-            target_cache_bytes=int(arguments.target_cache_gb * 1e9),
-            tracker=arguments.tracker,
-            grad_checkpointing=arguments.grad_checkpointing,
-            save_seconds=arguments.save_seconds,
-            max_steps=arguments.max_steps,
-            keep_heads=arguments.keep_heads,
-            lora=lora,
-            processes=processes,
-        )
+    made = Run(
+        train_scenes=[with_novel_views(scene, arguments.novel_views) for scene in train_scenes],
+        val_scenes=val_scenes,
+        backbone=backbone_config(scenes, arguments.weights, precision),
+        recipe=arguments.recipe,
+        output_dir=arguments.output_dir,
+        targets=arguments.targets,
+        seed=arguments.seed,
+        device=device,
+        target_cache_bytes=int(arguments.target_cache_gb * 1e9),
+        tracker=arguments.tracker,
+        grad_checkpointing=arguments.grad_checkpointing,
+        save_seconds=arguments.save_seconds,
+        max_steps=arguments.max_steps,
+        keep_heads=arguments.keep_heads,
+        lora=lora,
+        processes=processes,
     )
+    if arguments.dry_run:
+        seen = preview(made)
+        print("\n".join([f"{made.output_dir} is finished already: nothing to do"] if seen is None else seen.lines()))
+        return made.output_dir
+    return finetune(made)
 
 
 def _precision(arguments: FinetuneArguments, device: str, processes: Processes) -> Precision:
     """What the first process finds, which measures which one is faster, or goes on with what a run began with."""
+    from fit3d_finetune.backbone.precision import choose_precision
+    from fit3d_finetune.training.run import recorded_precision
+
     names: tuple[Precision, ...] = get_args(Precision)
     found = 0
     if processes.first:
@@ -154,6 +174,8 @@ def _lora(arguments: FinetuneArguments) -> LoRA | None:
             if given:
                 raise InputError(f"{option} needs --adapter lora: give both, or neither.")
         return None
+    from fit3d_finetune.training.adapter import LoRA
+
     lora = LoRA(LoRA.rank if arguments.rank is None else arguments.rank, arguments.save)
     lora.check()
     return lora
@@ -161,17 +183,25 @@ def _lora(arguments: FinetuneArguments) -> LoRA | None:
 
 def parse(arguments: Sequence[str]) -> FinetuneArguments:
     """Command line to arguments; the preset gives the defaults of the recipe's options."""
+    answer_version(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
     preset: PresetName = first.parse_known_args(arguments)[0].preset
     default = FinetuneArguments(exports=tyro.MISSING, preset=preset, recipe=PRESETS[preset])
-    return tyro.cli(FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune")
+    described = description(inspect.getdoc(FinetuneArguments) or "")
+    return tyro.cli(
+        FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune", description=described
+    )
 
 
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-finetune`."""
     arguments = parse(sys.argv[1:])
+    quiet_third_parties()
+    from fit3d_finetune.training.processes import joined
+    from fit3d_ns.common.device import choose_device
+
     try:
         with joined(choose_device(arguments.device)) as processes:
             run(arguments, processes)

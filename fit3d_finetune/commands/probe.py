@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-from rich.table import Table
-
-from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned, require_original
-from fit3d_finetune.backbone.precision import PrecisionChoice, choose_precision
-from fit3d_finetune.probing.data.checks import DEFAULT_TASKS, TASKS, VIEW_TASKS, TaskName
-from fit3d_finetune.probing.data.datasets import read_data
-from fit3d_finetune.probing.data.depth_benchmarks import depth_benchmark, depth_limit
-from fit3d_finetune.probing.data.labelled_images import DepthBenchmarkName
-from fit3d_finetune.probing.plan import Probing, default_arms
+from fit3d_finetune.backbone.choices import PrecisionChoice
+from fit3d_finetune.probing.data.tasks import DEFAULT_TASKS, TASKS, VIEW_TASKS, DepthBenchmarkName, TaskName
 from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_iterations
-from fit3d_finetune.probing.results import Example, ProbeResults
-from fit3d_finetune.probing.run import probe
-from fit3d_finetune.probing.tables import TABLES, write_tables
-from fit3d_finetune.report.data import FIGURE_FILES
-from fit3d_finetune.report.metrics import metrics_of
-from fit3d_finetune.report.page import FIGURES_FOLDER, write_report
+from fit3d_ns.common.choices import DeviceChoice
+from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import CONSOLE, logger
-from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
-from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
-from fit3d_ns.common.temporaries import sweep_leftovers
-from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
-from fit3d_ns.features.weights import FILE_SUFFIXES
+from fit3d_ns.common.third_parties import quiet_third_parties
+from fit3d_ns.features.config import BackboneConfig
 
-RESULTS_FILE = "results.json"
-REPORT_FILE = "report.html"
-COMMAND = "fit3d-probe"
-OUTPUT_FILES = (
-    *(RESULTS_FILE, REPORT_FILE),
-    *(f"{table}.csv" for table in TABLES),
-    *(f"{FIGURES_FOLDER}/{figure}" for figure in FIGURE_FILES),
-)
-"""All that a probing writes into its folder."""
+if TYPE_CHECKING:
+    from fit3d_finetune.probing.results import ProbeResults
 
 
 @dataclass
@@ -104,6 +81,16 @@ def run(arguments: ProbeArguments) -> ProbeResults:
         raise InputError(f"--tasks is empty: give at least one of {', '.join(TASKS)}.")
     if not arguments.test_data:
         raise InputError("--test-data is empty: give at least one scene, folder or camvid split.")
+    from fit3d_finetune.backbone.precision import choose_precision
+    from fit3d_finetune.probing.backbones import chosen_backbones
+    from fit3d_finetune.probing.data.datasets import read_data
+    from fit3d_finetune.probing.data.depth_benchmarks import depth_benchmark, depth_limit
+    from fit3d_finetune.probing.plan import Probing, default_arms
+    from fit3d_finetune.probing.run import probe
+    from fit3d_finetune.report.folder import REPORT_FILE, require_output_dir, write_results
+    from fit3d_finetune.report.terminal import table
+    from fit3d_ns.common.device import choose_device
+
     require_output_dir(arguments.output_dir)
     data = read_data([*arguments.train_data, *arguments.test_data], arguments.images_root)
     train, test = data[: len(arguments.train_data)], data[len(arguments.train_data) :]
@@ -112,7 +99,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
             "--train-data is empty: give data with labels to train probes on (or --tasks consistency matching)."
         )
     device = choose_device(arguments.device)
-    backbones = _backbones(arguments)
+    backbones = chosen_backbones(arguments.backbone, arguments.finetuned, arguments.control, arguments.arm)
     if arguments.precision is not None:
         precision = choose_precision(arguments.precision, device)
         backbones = {name: replace(config, precision=precision) for name, config in backbones.items()}
@@ -138,113 +125,17 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     return results
 
 
-def require_output_dir(output_dir: Path) -> None:
-    """Check that results can be written to their folder, and would replace only those of an earlier probing.
-
-    Raises:
-        InputError: they cannot, or they would replace something else.
-    """
-    sweep_leftovers(output_dir)
-    require_writable(output_dir / FIGURES_FOLDER)  # and with it the folder itself
-    require_own_files(output_dir, OUTPUT_FILES, COMMAND, _holds_results)
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether it holds results of release 0.1, which left no mark."""
-    try:
-        data = json.loads((folder / RESULTS_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and {"format_version", "arms", "protocol"} <= data.keys()
-
-
-def write_results(results: ProbeResults, examples: list[Example], folder: Path) -> None:
-    """results.json, the tables as CSV, and report.html."""
-    mark_own_folder(folder, COMMAND)
-    write_tables(results, folder)
-    write_report(results, examples, folder / REPORT_FILE)
-    results.save(folder / RESULTS_FILE)
-
-
-# What a terminal has room for, of the columns of the report: the main figure of each task.
-_SHOWN = {
-    ("segmentation", "mIoU"): "mIoU %",
-    ("depth", "RMSE"): "depth RMSE m",
-    ("normals", "RMSE angle"): "normals RMSE °",
-    ("nearest_neighbours", "mIoU"): "kNN mIoU %",
-    ("nearest_neighbours_across", "mIoU"): "other-angle kNN mIoU %",
-}
-
-
-def table(results: ProbeResults) -> Table:
-    """The arms side by side: means over test scenes, ± standard deviation over seeds."""
-    scenes = f"{len(results.scenes)} scene{'s' if len(results.scenes) != 1 else ''}"
-    shown = Table(title=f"{len(results.test_images)} test images of {scenes}, protocol {results.protocol}")
-    # Names stay whole where the terminal is narrow; figures wrap.
-    shown.add_column("arm", min_width=max(len(arm.name) for arm in results.arms))
-    metrics = []
-    for metric in metrics_of(results):
-        title = f"{metric.name} %" if "recall" in metric.name else _SHOWN.get((metric.part, metric.name))
-        if title is not None:
-            metrics.append(metric)
-            shown.add_column(title)
-    for arm in results.arms:
-        shown.add_row(arm.name, *(metric.summary(results, arm.name) for metric in metrics))
-    return shown
-
-
-def _backbones(arguments: ProbeArguments) -> dict[str, BackboneConfig]:
-    """By name: original, fine-tuned, 2D control, as far as they are given."""
-    if arguments.finetuned is None:
-        if arguments.control is not None:
-            raise InputError("--control needs --finetuned: give the folder of the fine-tuned backbone too.")
-        return _with_further({"original": arguments.backbone}, arguments.arm)
-    finetuned = read_finetuned(arguments.finetuned)
-    require_original(finetuned, arguments.finetuned)
-    backbones = {"original": finetuned.original, "fine-tuned": finetuned.finetuned}
-    if arguments.control is not None:
-        control = read_finetuned(arguments.control)
-        if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
-            raise InputError(
-                f"--control {arguments.control} started from another backbone than --finetuned: give a pair."
-            )
-        backbones["2D control"] = control.finetuned
-    return _with_further(backbones, arguments.arm)
-
-
-def _with_further(backbones: dict[str, BackboneConfig], arms: Sequence[str]) -> dict[str, BackboneConfig]:
-    """The backbones and those of --arm NAME=WEIGHTS; their weights are looked for before anything is encoded."""
-    found = dict(backbones)
-    for words in arms:
-        name, separator, weights = (part.strip() for part in words.partition("="))
-        if not (separator and name and weights) or "+" in name or "/" in name:
-            raise InputError(f"--arm {words} is not NAME=WEIGHTS (a name has neither + nor /).")
-        if name in found:
-            raise InputError(f"--arm {words}: there is an arm “{name}” already; give another name.")
-        config = _backbone_of(weights, backbones["original"])
-        backbone_fingerprint(config)
-        found[name] = config
-    return found
-
-
-def _backbone_of(weights: str, original: BackboneConfig) -> BackboneConfig:
-    """What --arm names after the =."""
-    path = Path(weights.removeprefix("local-dir:")).expanduser()
-    if (path / INFO_FILE).is_file():
-        return read_finetuned(path).finetuned
-    if path.is_dir():
-        return replace(original, weights=weights, name=BackboneConfig().name)
-    if path.is_file():
-        return replace(original, weights=weights)
-    if path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
-        raise InputError(f"--arm …={weights}: there is no such file or folder.")
-    return BackboneConfig(name=weights, weights="hub")
+def parse(words: Sequence[str] | None = None) -> ProbeArguments:
+    """The arguments of the command line."""
+    return read_arguments(ProbeArguments, "fit3d-probe", words)
 
 
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-probe`."""
-    run(tyro.cli(Annotated[ProbeArguments, tyro.conf.arg(name="")], prog="fit3d-probe"))
+    arguments = parse()
+    quiet_third_parties()
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fit3d_finetune.probing.data.checks import NEEDS, Task, TaskName
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.tasks import NEEDS, Task, TaskName
 from fit3d_finetune.probing.protocol import Protocol
 from fit3d_finetune.probing.results import Arm
 from fit3d_ns.features.backbone import BackboneConfig

@@ -18,15 +18,10 @@ from torch import Tensor
 from fit3d_finetune.probing.consistency import measure_consistency
 from fit3d_finetune.probing.correspondences import PairSettings
 from fit3d_finetune.probing.counts import Array, no_pixels
-from fit3d_finetune.probing.data.checks import (
-    VIEW_TASKS,
-    check_depth,
-    count_labels,
-    require_data,
-    warn_of_shared_images,
-)
+from fit3d_finetune.probing.data.checks import check_depth, count_labels, require_data, warn_of_shared_images
 from fit3d_finetune.probing.data.encoding import EncodedImages
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, given_pairs, scenes_of
+from fit3d_finetune.probing.data.tasks import VIEW_TASKS
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_finetune.probing.depth import DepthScores
 from fit3d_finetune.probing.matching import PAIRS as MATCHED_PAIRS

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.targets.choices import PatchGrid, Resampling, Uncovered
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_ns.features.patch_grid import COUNTED_SHARE, counted, pool_to_patch_grid
 from fit3d_ns.scene.views import PinholeView
-
-PatchGrid = Literal["floor", "export"]
-Resampling = Literal["bilinear", "area"]
-Uncovered = Literal["count", "ignore"]
 
 
 @dataclass(frozen=True)

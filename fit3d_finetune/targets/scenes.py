@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fit3d_finetune.backbone.choices import Precision
 from fit3d_finetune.backbone.hub import NAMED_SOURCES
-from fit3d_finetune.backbone.precision import Precision
 from fit3d_finetune.targets.export_files import ExportFiles
 from fit3d_finetune.targets.novel_views import views_between
 from fit3d_ns.common.errors import InputError

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fit3d_finetune.targets.choices import TargetKind as TargetKind
 from fit3d_finetune.targets.files import (
     StoredTarget,
     Target,
@@ -51,7 +52,6 @@ from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.render import render_rgb
 
 FORMAT_VERSION = 2
-TargetKind = Literal["gaussians", "mirror"]
 StoreKind = Literal["gaussians", "mirror", "original", "geometry", "class-token", "gram"]
 AREA = TargetRule()
 GRAM_SCALE = 2
@@ -110,7 +110,7 @@ class TargetStore:
             for index, scene in enumerate(self.scenes):
                 path = self.folder.path / f"{self._key(scene)}.safetensors"
                 whole = is_whole(path, scene.num_views)
-                if self.folder.claim(path, path.stat().st_size if whole else self._size(scene)):
+                if self.folder.claim(path, path.stat().st_size if whole else self.size_of(scene)):
                     if not whole:
                         write_targets(path, [self._make(index, view) for view in range(scene.num_views)])
                     self._kept[index] = path
@@ -282,7 +282,7 @@ class TargetStore:
             made_from["scale"] = GRAM_SCALE
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
-    def _size(self, scene: Scene) -> int:
+    def size_of(self, scene: Scene) -> int:
         """Bytes that the targets of a scene take, a little more than less."""
         undecoded = self.kind == "gaussians" and scene.decoder == "linear"
         channels = scene.feature_dim if undecoded else scene.backbone.embed_dim

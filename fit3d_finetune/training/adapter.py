@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from fit3d_finetune.backbone.adapter import lora_config, require_peft
-from fit3d_finetune.backbone.hub import SavedWeights, findable
+from fit3d_finetune.backbone.choices import SavedWeights
+from fit3d_finetune.backbone.hub import findable
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.randomness import preserved_random_state, seed_everything
 from fit3d_ns.features.adapter import MAX_RANK, Adapter, Base, exact_factors, layers_sha256

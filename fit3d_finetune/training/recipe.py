@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, inf, pi
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fit3d_finetune.backbone.precision import PrecisionChoice
-from fit3d_finetune.targets.rule import PatchGrid, Resampling, TargetRule, Uncovered
+from fit3d_finetune.backbone.choices import PrecisionChoice
+from fit3d_finetune.targets.choices import PatchGrid, Resampling, Uncovered
 from fit3d_ns.common.errors import InputError
+
+if TYPE_CHECKING:
+    from fit3d_finetune.targets.rule import TargetRule
 
 LossKind = Literal["l1", "smooth-l1", "cosine"]
 LossMean = Literal["batch", "image"]
@@ -100,6 +103,8 @@ class Recipe:
     @property
     def target_rule(self) -> TargetRule:
         """What concerns the targets."""
+        from fit3d_finetune.targets.rule import TargetRule  # here, as it imports torch
+
         return TargetRule(self.patch_grid, self.resampling, self.uncovered)
 
     def check(self) -> None:

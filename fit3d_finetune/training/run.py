@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fit3d_finetune.backbone.adapter import ADAPTER_CONFIG_FILE
+from fit3d_finetune.backbone.choices import Precision
 from fit3d_finetune.backbone.geometry import HEADS_FILE
 from fit3d_finetune.backbone.hub import CARD_FILE, CONFIG_FILE, INFO_FILE, WEIGHTS_FILE, read_finetuned
-from fit3d_finetune.backbone.precision import Precision
+from fit3d_finetune.targets.choices import TargetKind
 from fit3d_finetune.targets.scenes import Scene
-from fit3d_finetune.targets.store import TargetKind
 from fit3d_finetune.training.adapter import LoRA
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, changed_options, recorded_run
 from fit3d_finetune.training.processes import ALONE, Processes

@@ -1,1 +1,1 @@
-"""Command lines: fit3d-export and fit3d-lift."""
+"""Command lines of what knows nerfstudio. What takes long to import is imported once the line is read."""

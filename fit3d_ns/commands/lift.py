@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import tyro
-
+from fit3d_ns.common.choices import FeatureStorage, RasterizeMode, ViewDependence
+from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
-from fit3d_ns.features.backbone import BackboneConfig, rule_of
-from fit3d_ns.features.position import ViewDependence
-from fit3d_ns.features.weights import FINETUNED_FILE, weights_folder
-from fit3d_ns.lifting.scene import REPORT_FILE, LiftScene, lift_scene, report_bytes, scene_from_export
-from fit3d_ns.lifting.solver import LiftOptions
-from fit3d_ns.rasterization import RasterizeMode
-from fit3d_ns.scene.description import BackboneInfo
+from fit3d_ns.common.third_parties import quiet_third_parties
+from fit3d_ns.features.config import BackboneConfig
+from fit3d_ns.lifting.options import LiftOptions
 from fit3d_ns.scene.name import require_scene_name
-from fit3d_ns.scene.place import require_export_place
-from fit3d_ns.scene.storage import FeatureStorage
+
+if TYPE_CHECKING:
+    from fit3d_ns.lifting.scene import LiftScene
+    from fit3d_ns.scene.description import BackboneInfo
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ def tuned_layer(weights: str) -> int | None:
     Raises:
         InputError: its description is damaged.
     """
+    from fit3d_ns.features.weights import FINETUNED_FILE, weights_folder
+
     folder = weights_folder(weights)
     if folder is None or not (folder / FINETUNED_FILE).is_file():
         return None
@@ -129,6 +129,10 @@ def run(arguments: LiftArguments) -> Path:
     if arguments.name is not None:
         require_scene_name(arguments.name, "--name", "give another")
     require_writable(arguments.output_dir)
+    from fit3d_ns.common.device import choose_device
+    from fit3d_ns.lifting.scene import REPORT_FILE, lift_scene, report_bytes
+    from fit3d_ns.scene.place import require_export_place
+
     scene, base = _source(arguments)
     if arguments.name is None:
         require_scene_name(scene.name, "the scene's name", "give another with --name")
@@ -139,11 +143,10 @@ def run(arguments: LiftArguments) -> Path:
         raise InputError(f"{directory} is the export to lift from; give another --output-dir or --name.")
     require_export_place(arguments.output_dir, scene.name)
     feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     config = arguments.backbone.over(base)
     dependence = arguments.feature_view_dependence
     gaussians, report = lift_scene(
-        scene, config, feature_dim, arguments.solver, device, arguments.cache_dir, dependence
+        scene, config, feature_dim, arguments.solver, choose_device("auto"), arguments.cache_dir, dependence
     )
     gaussians.stored_as(arguments.feature_storage).save(
         directory, extra_files={REPORT_FILE: report_bytes(report)}, overwrite=arguments.overwrite
@@ -169,6 +172,8 @@ def _source(arguments: LiftArguments) -> tuple[LiftScene, BackboneConfig]:
     if (arguments.ply is None) != (arguments.data is None):
         raise InputError("--ply and --data go together: Gaussians, and the capture that they were trained on.")
     if arguments.export is not None:
+        from fit3d_ns.lifting.scene import scene_from_export
+
         scene, info = scene_from_export(arguments.export, arguments.images_root)
         return scene, _config_of(info, arguments)
     # Cameras of runs and captures are nerfstudio's to read; exports do not need it.
@@ -187,12 +192,21 @@ def _config_of(info: BackboneInfo, arguments: LiftArguments) -> BackboneConfig:
         raise InputError(
             f"{arguments.export} was made with weights from a file: give it again with --backbone.weights, or others."
         )
+    from fit3d_ns.features.backbone import rule_of
+
     return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer, input_rule=rule_of(info.input_rule))
+
+
+def parse(words: Sequence[str] | None = None) -> LiftArguments:
+    """The arguments of the command line."""
+    return read_arguments(LiftArguments, "fit3d-lift", words)
 
 
 def main() -> None:
     """Console script `fit3d-lift`."""
-    run(tyro.cli(Annotated[LiftArguments, tyro.conf.arg(name="")]))
+    arguments = parse()
+    quiet_third_parties()
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
 from rich.live import Live
 
-from fit3d_ns.common.console import CONSOLE, logger
+from fit3d_ns.common.command_line import read_arguments
+from fit3d_ns.common.console import CONSOLE, logger, redraws
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
-from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.scene.name import require_scene_name
-from fit3d_ns.scene.place import SCENE_FILE, require_export_place
-from fit3d_ns.scheduling.local import LocalEngine
-from fit3d_ns.scheduling.plan import Plan, Status
+from fit3d_ns.scheduling.plan import ENDED, Plan, Status
 from fit3d_ns.scheduling.process import Engine
 from fit3d_ns.scheduling.ray_cluster import RayEngine
 from fit3d_ns.scheduling.slurm import SlurmEngine
 from fit3d_ns.scheduling.summary import table, write_summary
-from fit3d_ns.scheduling.worker import figures_of
 
 REFRESH = 1.0
 """Seconds between two looks at the scenes' status."""
@@ -75,6 +72,9 @@ class ScenesArguments:
 
 def run(arguments: ScenesArguments) -> list[Status]:
     """Do what the arguments say; returns what came of every scene, in their order."""
+    from fit3d_ns.scene.place import require_export_place
+    from fit3d_ns.scheduling.worker import figures_of
+
     plan = make_plan(arguments)
     found, waiting = [], []
     sweep_leftovers(Path(plan.output_dir))
@@ -159,6 +159,8 @@ def make_engine(arguments: ScenesArguments) -> Engine:
         if gpus is not None and gpus != int(gpus):
             raise InputError(f"--gpus-per-scene {gpus:g}: Slurm gives whole GPUs; --engine ray shares them.")
         return SlurmEngine(arguments.jobs, None if gpus is None else int(gpus), cpus, arguments.slurm_options)
+    from fit3d_ns.scheduling.local import LocalEngine
+
     return LocalEngine(arguments.jobs)
 
 
@@ -168,6 +170,8 @@ def is_exported(plan: Plan, scene: str) -> bool:
     Raises:
         InputError: it is of another capture, or damaged.
     """
+    from fit3d_ns.scene.gaussians import SCENE_FILE, FeatureGaussians
+
     folder = plan.export(scene)
     if not (folder / SCENE_FILE).is_file():
         return False
@@ -199,15 +203,18 @@ def _follow(plan: Plan, engine: Engine, scenes: Sequence[str]) -> None:
 
     thread = threading.Thread(target=work, name="engine")
 
-    def shown() -> object:
-        return table([Status.load(plan, scene) for scene in plan.captures])
-
     thread.start()
     try:
         with Live(console=CONSOLE, transient=True, auto_refresh=False) as live:
+            shown = [Status.load(plan, scene) for scene in plan.captures]
             while thread.is_alive():
                 start = time.monotonic()
-                live.update(shown(), refresh=True)  # type: ignore[arg-type]
+                last, shown = shown, [Status.load(plan, scene) for scene in plan.captures]
+                if redraws(CONSOLE):
+                    live.update(table(shown), refresh=True)
+                else:
+                    for line in changes(last, shown):
+                        logger.info("%s", line)
                 # Looking at very many scenes takes a while itself, and must not take the machine.
                 time.sleep(max(REFRESH, 10 * (time.monotonic() - start)))
     except BaseException:  # Ctrl-C as a rule
@@ -219,10 +226,27 @@ def _follow(plan: Plan, engine: Engine, scenes: Sequence[str]) -> None:
         raise failures[0]
 
 
+def changes(before: Sequence[Status], after: Sequence[Status]) -> list[str]:
+    """A line for every scene that stands elsewhere than it stood, for output that is no terminal."""
+    ended = sum(status.state in ENDED for status in after)
+    return [
+        f"{new.scene}: {new.state}{f' (try {new.attempt})' if new.attempt > 1 else ''}; "
+        f"{ended} of {len(after)} scenes have ended"
+        for old, new in zip(before, after, strict=True)
+        if (old.state, old.attempt) != (new.state, new.attempt)
+    ]
+
+
+def parse(words: Sequence[str] | None = None) -> ScenesArguments:
+    """The arguments of the command line."""
+    return read_arguments(ScenesArguments, "fit3d-scenes", words)
+
+
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-scenes`; exit code 1 if a scene failed."""
-    arguments = tyro.cli(Annotated[ScenesArguments, tyro.conf.arg(name="")], prog="fit3d-scenes")
+    arguments = parse()
+    quiet_third_parties()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         statuses = run(arguments)

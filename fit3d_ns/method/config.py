@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -20,6 +20,7 @@ from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
 from fit3d_ns.method.model import Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipelineConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
+from fit3d_ns.method.training_lines import TrainingLinesConfig
 
 # torch >= 2.6 loads checkpoints with weights_only=True, which refuses the numpy scalars that nerfstudio's
 # schedulers keep. Naming these three harmless types mends resuming and viewing.
@@ -93,6 +94,7 @@ def _method(
             max_num_iterations=steps,
             mixed_precision=False,
             machine=MachineConfig(device_type=device),
+            logging=LoggingConfig(local_writer=TrainingLinesConfig(enable=True)),
             pipeline=Fit3DPipelineConfig(
                 datamanager=Fit3DDatamanagerConfig(
                     dataparser=NerfstudioDataParserConfig(load_3D_points=True),

@@ -11,6 +11,7 @@ from nerfstudio.utils import profiler
 from torch import Tensor
 
 from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.method.cameras import camera_extent
 from fit3d_ns.method.datamanager import Fit3DDatamanager
 from fit3d_ns.method.model import Fit3DModel
@@ -40,6 +41,7 @@ class Fit3DPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
+        quiet_third_parties()
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if self.datamanager.feature_basis is not None:
             self.model.set_feature_space(self.datamanager.feature_basis)

@@ -18,6 +18,7 @@ from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from fit3d_ns.common.randomness import RandomStream
 from fit3d_ns.common.temporaries import sweep_leftovers, temporaries
+from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.lifting.maps import LiftedFeatures
 from fit3d_ns.method.feature_solve import solved_features, training_views
 from fit3d_ns.method.optimizers import Fit3DOptimizers, in_units_of
@@ -43,6 +44,10 @@ class Fit3DTrainer(Trainer):
     random_stream: RandomStream
     """What the training draws from, whatever else draws random numbers in this process."""
     _resumed_state: dict[str, Any] | None = None
+
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        quiet_third_parties()
+        super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         # Whether features come from the cache, a viewer draws or a run was interrupted must not change the scene.

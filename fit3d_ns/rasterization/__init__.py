@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fit3d_ns.common.choices import RasterizeMode
 from fit3d_ns.rasterization.backend import on_gsplat
 
 TILE_SIZE = 16
@@ -30,7 +31,6 @@ EPS2D = 0.3
 WIDEST_PASS = 33
 """Channels that gsplat blends in one pass here. It has compiled passes of 8, 16, 32 and more, and of one more than each
 of them, for depth beside colours."""
-RasterizeMode = Literal["classic", "antialiased"]
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 

@@ -9,12 +9,10 @@ reason.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-FeatureStorage = Literal["fp16", "int8"]
+from fit3d_ns.common.choices import FeatureStorage as FeatureStorage
 
 LEVELS = 127
 """The largest integer; -128, which has no opposite, is not used."""

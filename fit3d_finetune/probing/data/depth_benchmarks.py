@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fit3d_finetune.probing.data.labelled_images import DepthBenchmarkName, LabelledImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImages
+from fit3d_finetune.probing.data.tasks import DepthBenchmarkName
 from fit3d_ns.common.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fit3d_finetune.probing.data.codings import MILLIMETRES, DepthCoding
 from fit3d_finetune.probing.data.files import read_lines
-from fit3d_finetune.probing.data.labelled_images import DepthBenchmarkName, LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
+from fit3d_finetune.probing.data.tasks import DepthBenchmarkName
 from fit3d_ns.common.errors import InputError
 
 NONE = "None"

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from fit3d_finetune.probing.data.codings import AS_NUMBERED, MILLIMETRES, DepthCoding, LabelCoding
+from fit3d_finetune.probing.data.tasks import DepthBenchmarkName
 from fit3d_finetune.probing.data.views import ConsistencyView
 from fit3d_ns.capture.images import load_image, read_header
 from fit3d_ns.common.errors import InputError
@@ -20,7 +21,6 @@ from fit3d_ns.scene.normals import normals_from_depth
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DepthBenchmarkName = Literal["none", "scannet", "nyu", "kitti"]
 
 # Metres. Indoor and street scenes lie well within; millimetres read as metres do not, nor do the reverse.
 PLAUSIBLE_DEPTH = (0.05, 200.0)

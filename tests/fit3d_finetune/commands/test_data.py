@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fit3d_finetune.commands.data import Check, List, kinds, parse, run
+from fit3d_finetune.commands.data import Check, List, parse, run
 from fit3d_finetune.probing.data.datasets import READERS
+from fit3d_finetune.probing.data.inspection import kinds
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.data.files import write_nyu, write_split
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fit3d_finetune.backbone.hub import INFO_FILE, read_finetuned
-from fit3d_finetune.commands import finetune as module
 from fit3d_finetune.commands.finetune import main, parse
 from fit3d_finetune.training.recipe import PRESETS
 from fit3d_finetune.training.run import OUTPUT_FILES
@@ -191,7 +190,7 @@ def test_an_output_folder_that_is_a_file(runs: Path, refused: Refused, tmp_path:
 def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
     runs: Path, refused: Refused, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    monkeypatch.setattr("fit3d_finetune.targets.finding.find_scenes", pytest.fail)
     assert "--output-dir" in refused("--output-dir", str(tmp_path / place))
     assert not (tmp_path / "y").exists()
 
@@ -200,7 +199,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_any_work(
 def test_a_users_file_in_the_output_folder_is_found_before_any_work_and_stays(
     runs: Path, refused: Refused, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_scenes", pytest.fail)
+    monkeypatch.setattr("fit3d_finetune.targets.finding.find_scenes", pytest.fail)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("a user's")
     assert str(tmp_path / "mine" / name) in refused("--output-dir", str(tmp_path / "mine"))
@@ -332,3 +331,31 @@ def test_a_tenth_of_the_scenes_is_held_out(command: Command, tmp_path: Path) -> 
     assert list(run["val_scenes"]) == ["room_9"]
     assert len(run["scenes"]) == 9
     assert run["backbone"]["layer"] == BACKBONE.layer
+
+
+# ---- the plan without the training
+
+
+def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(
+    runs: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    command("--dry-run", "--precision", "fp32", "--keep-original", "0.1")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path != tmp_path} == before
+    said = {line.partition(":")[0]: line.partition(":")[2] for line in capsys.readouterr().out.splitlines()}
+    assert said["Scenes"] == " 2 to train on, 0 held out"
+    assert said["Steps"].startswith(" 2 of 2 views, 2 epochs")  # --max-steps of all these tests
+    assert {"Views", "Time", "Memory", "Disk"} <= said.keys()
+    assert str(tmp_path / "out") in said["Output"]
+
+
+def test_a_dry_run_refuses_what_a_run_refuses(runs: Path, refused: Refused) -> None:
+    spoil(runs / "attic")
+    assert "is truncated or damaged" in refused("--dry-run")
+
+
+def test_a_dry_run_of_a_finished_one_says_so(runs: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command("--precision", "fp32")
+    command("--precision", "fp32", "--dry-run")
+    assert "is finished already: nothing to do" in capsys.readouterr().out

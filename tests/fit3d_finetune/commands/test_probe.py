@@ -15,11 +15,11 @@ from PIL import Image
 
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE
 from fit3d_finetune.backbone.precision import PrecisionChoice
-from fit3d_finetune.commands import probe as module
-from fit3d_finetune.commands.probe import OUTPUT_FILES, ProbeArguments, main, run, write_results
-from fit3d_finetune.probing.data.checks import TASKS
+from fit3d_finetune.commands.probe import ProbeArguments, main, run
+from fit3d_finetune.probing.data.tasks import TASKS
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
+from fit3d_finetune.report.folder import OUTPUT_FILES, require_output_dir, write_results
 from fit3d_finetune.report.metrics import mean, metrics_of
 from fit3d_ns.common.errors import InputError
 from tests.fit3d_finetune.probing.scenes import (
@@ -295,7 +295,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_data", pytest.fail)
+    monkeypatch.setattr("fit3d_finetune.probing.data.datasets.read_data", pytest.fail)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -328,11 +328,11 @@ def test_a_users_file_that_would_be_replaced_is_found_before_any_work_and_stays(
 def test_results_of_an_earlier_probing_are_replaced_and_other_files_stay(tmp_path: Path) -> None:
     results = make_results()
     (tmp_path / "notes.txt").write_text("a user's")
-    module.require_output_dir(tmp_path)
+    require_output_dir(tmp_path)
     write_results(results, [], tmp_path)
-    module.require_output_dir(tmp_path)
+    require_output_dir(tmp_path)
     (tmp_path / ".fit3d-probe").unlink()  # as release 0.1 left it
-    module.require_output_dir(tmp_path)
+    require_output_dir(tmp_path)
     write_results(results, [], tmp_path)
     assert ProbeResults.load(tmp_path / "results.json").arms == results.arms
     assert tree(tmp_path)["notes.txt"] == "a user's"

@@ -292,7 +292,7 @@ def test_every_kind_has_files_of_its_own(tmp_path: Path) -> None:
         made = store_of(tmp_path, scene, kind=kind)
         assert len(list((tmp_path / "targets").iterdir())) == count
         [path] = made._kept.values()
-        assert made._size(scene) >= path.stat().st_size, "room is claimed before it is known"
+        assert made.size_of(scene) >= path.stat().st_size, "room is claimed before it is known"
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1 << 30])

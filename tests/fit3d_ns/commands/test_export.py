@@ -13,10 +13,11 @@ from PIL import Image
 
 from fit3d_ns.capture.images import load_image
 from fit3d_ns.capture.lens import undistort
-from fit3d_ns.commands import export
-from fit3d_ns.commands.export import ExportArguments, export_run, run
+from fit3d_ns.commands.export import ExportArguments, run
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.decoder import FeatureDecoder
+from fit3d_ns.method import export
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.runs import finished_runs
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians

@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fit3d_ns.commands import lift
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments, run
 from fit3d_ns.features.backbone import BackboneConfig
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.runs import scene_from_ply
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
@@ -263,7 +262,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object) -> None:
         raise AssertionError("the work was begun")
 
-    monkeypatch.setattr(lift, "lift_scene", work)
+    monkeypatch.setattr("fit3d_ns.lifting.scene.lift_scene", work)
 
 
 @pytest.mark.usefixtures("no_work")

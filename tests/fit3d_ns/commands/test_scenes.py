@@ -37,7 +37,7 @@ engines: list[Engine] = []
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     engines.clear()
-    monkeypatch.setattr(scenes, "LocalEngine", Engine)
+    monkeypatch.setattr("fit3d_ns.scheduling.local.LocalEngine", Engine)
     monkeypatch.setattr(scenes, "REFRESH", 0.01)
     return engines
 

@@ -18,6 +18,7 @@ from fit3d_ns.commands import export, lift
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.method import config_file
 from fit3d_ns.method.config_file import load_config
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.release_0_1 import MOVED
 from fit3d_ns.method.run_folder import use_no_shell
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
@@ -295,7 +296,7 @@ def test_a_checkpoint_that_would_run_is_refused(tmp_path: Path) -> None:
     torch.save({"pipeline": {"x": Evil()}, "step": 1}, checkpoint)
     config = trainer.base_dir / "config.yml"
     for attempt in (
-        lambda: export.export_run(config, tmp_path / "runs"),
+        lambda: export_run(config, tmp_path / "runs"),
         lambda: lift._source(lift.LiftArguments(load_config=config)),
     ):
         with pytest.raises(InputError, match="is no checkpoint"):

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.loss import compare_features
 from fit3d_ns.lifting.operator import patch_operator
 from fit3d_ns.method.config import fit3d_features_fast
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.feature_solve import solved_features, training_views
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians

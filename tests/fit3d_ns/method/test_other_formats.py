@@ -19,7 +19,7 @@ from nerfstudio.scripts.process_data import ProcessPolycam, ProcessRecord3D
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from fit3d_ns.commands.export import export_run
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.runs import make_config, train

@@ -13,8 +13,8 @@ import yaml
 from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.method.config_file import load_config
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.model import Fit3DModel, Fit3DModelConfig
 from fit3d_ns.method.pipeline import Fit3DPipeline
 from fit3d_ns.method.release_0_1 import MOVED

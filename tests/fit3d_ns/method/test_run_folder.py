@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-from fit3d_ns.commands.export import ExportArguments, export_run, run
+from fit3d_ns.commands.export import ExportArguments, run
 from fit3d_ns.commands.lift import BackboneChoice, LiftArguments
 from fit3d_ns.commands.lift import run as lift
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.run_folder import started_in
 from fit3d_ns.method.runs import read_config
 from fit3d_ns.scene.gaussians import FeatureGaussians

@@ -13,8 +13,8 @@ import torch
 from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.scannetpp import Fit3DScanNetppDataParserConfig
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians

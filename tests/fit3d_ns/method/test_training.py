@@ -12,8 +12,8 @@ import torch
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.features.cache import FeatureMap
+from fit3d_ns.method.export import export_run
 from fit3d_ns.method.trainer import Fit3DTrainer, Fit3DTrainerConfig
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model

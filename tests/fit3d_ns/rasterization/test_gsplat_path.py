@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fit3d_ns.commands.export import export_run
 from fit3d_ns.lifting.operator import RenderOperator, SparseOperator, patch_operator
 from fit3d_ns.lifting.solver import LiftOptions, solve_features
+from fit3d_ns.method.export import export_run
 from fit3d_ns.rasterization import channels_per_pass, rasterization
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.lifting.scenes import small_scene

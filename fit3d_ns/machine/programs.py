@@ -1,0 +1,38 @@
+"""Programs beside Python."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from fit3d_ns.machine.finding import Finding
+
+GROUP = "programs"
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def find_programs(compiles: bool) -> list[Finding]:
+    """A C++ compiler, and what prepares captures and tests the viewer.
+
+    Args:
+        compiles: whether this machine compiles gsplat's kernels, so that nothing goes without the compiler.
+    """
+    use = (
+        "gsplat compiles its kernels with one" if compiles else "fpsample and pyliblzfse of nerfstudio are built by one"
+    )
+    return [
+        _program("C++ compiler", COMPILERS, f"{use}: apt-get install g++", needed=compiles),
+        _program(
+            "ffmpeg", ("ffmpeg",), "ns-process-data reads videos and resizes photos with it: apt-get install ffmpeg"
+        ),
+        _program("colmap", ("colmap",), "ns-process-data finds cameras with it: apt-get install colmap"),
+        _program("chromium", ("chromium", "chromium-browser", "google-chrome"), "", needed=False),
+    ]
+
+
+def _program(name: str, commands: Sequence[str], use: str, needed: bool = False) -> Finding:
+    path = next((found for command in commands if (found := shutil.which(command))), None)
+    if path is not None:
+        return Finding(GROUP, name, path, needed=needed)
+    problem = f"no {name} on the PATH: {use}." if use else ""
+    return Finding(GROUP, name, "not found" if use else "not found (only browser tests use it)", problem, needed)
