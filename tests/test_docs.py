@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
-from fit3d_finetune.commands import data, finetune, probe
+from fit3d_finetune.commands import data, demo, finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
 from fit3d_ns.commands import export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
@@ -127,6 +127,7 @@ PARSERS: dict[str, Any] = {
     "fit3d-scenes": lambda words: tyro.cli(Annotated[scenes.ScenesArguments, tyro.conf.arg(name="")], args=words),
     "fit3d-finetune": finetune.parse,
     "fit3d-data": data.parse,
+    "fit3d-demo": demo.parse,
     "fit3d-probe": lambda words: tyro.cli(Annotated[probe.ProbeArguments, tyro.conf.arg(name="")], args=words),
 }
 
