@@ -34,6 +34,7 @@ NAMES = ("original", "fine-tuned")
 CLUSTERS = 6
 KEPT_SECONDS = 3600
 """How long pictures and features outlive their last use."""
+_INVITATION = "Upload a photo, or take an example."
 CSS = "footer {display: none !important}"
 
 
@@ -79,7 +80,7 @@ class Page:
     def _arrange(self) -> None:
         gradio = self._gradio
         description = self._backbones.assembly.original.description
-        gradio.Markdown(f"# {TITLE}\n{_plain(description)}, and {_plain(self._options.title)}")
+        gradio.Markdown(f"# {TITLE}\nOriginal: {_plain(description)}. Fine-tuned: {_plain(self._options.title)}.")
         self._shown = gradio.State(None, time_to_live=KEPT_SECONDS)
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
@@ -95,19 +96,20 @@ class Page:
         self._upload = gradio.File(
             label="Upload a photo", file_types=["image"], height=120, elem_id="upload", interactive=True
         )
+        self._status = gradio.Markdown(_INVITATION, elem_id="status")
+        self._photo = self._picture("photo: click on something", "photo")
         self._gallery = None
         if self._options.examples:
             self._gallery = gradio.Gallery(
                 [example.thumbnail for example in self._options.examples],
                 label="Or take one of these",
-                columns=4,
+                columns=3,
+                height="auto",
                 allow_preview=False,
                 interactive=False,
                 buttons=[],
                 elem_id="examples",
             )
-        self._status = gradio.Markdown("Upload a photo, or take an example.", elem_id="status")
-        self._photo = self._picture("photo: click on something", "photo")
 
     def _arrange_tabs(self) -> None:
         gradio = self._gradio
@@ -189,7 +191,7 @@ class Page:
     def take_upload(self, path: str | None, count: int) -> Updates:
         """Show an uploaded photo; its file is deleted as soon as it is read."""
         if path is None:
-            return {self._status: "Upload a photo, or take an example."}
+            return {self._status: _INVITATION}
         try:
             return self._take(Path(path), count)
         finally:
@@ -227,7 +229,7 @@ class Page:
         read = time.perf_counter()
         features = see(self._backbones, photo.image)
         shown = Shown(photo, features, time.perf_counter() - read)
-        updates = {self._shown: shown, self._upload: None}
+        updates: Updates = {self._shown: shown, self._upload: None}
         updates |= self._large(self._colours, colour_pictures(features), shown)
         updates |= self._large(self._clusters, cluster_pictures(features, count), shown)
         updates |= self._compared(shown, (features.grid[0] // 2, features.grid[1] // 2))
