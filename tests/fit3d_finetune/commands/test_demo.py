@@ -38,7 +38,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path, monkeyp
             run(arguments)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_it_serves_until_it_is_told_to_end_and_leaves_nothing(ending: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs gradio")
     folder, log = write_folder(tmp_path / "finetuned", heads=False), tmp_path / "log"
