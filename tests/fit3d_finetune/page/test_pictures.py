@@ -112,8 +112,11 @@ def test_a_plain_photo_has_plain_pictures() -> None:
         assert len(np.unique(np.concatenate(pictures).reshape(-1, 3), axis=0)) == 1
 
 
-def test_similarity_is_each_maps_own_cosine_on_one_scale() -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+def test_similarity_is_each_maps_own_cosine_on_one_scale(swapped: bool) -> None:
     features = some_features()
+    if swapped:  # so that the lowest cosine is once in either map
+        features = features_of(features.finetuned, features.original)
     found, scale = similarity_pictures(features, 1, 5), colour_scale("heat").astype(int)
     for picture, map in zip(found.pictures, features.maps, strict=True):
         cosine = torch.cosine_similarity(map, map[1, 5].expand_as(map), dim=-1).numpy()
