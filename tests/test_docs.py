@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
-from fit3d_finetune.commands import data, finetune, probe
+from fit3d_finetune.commands import data, demo, finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
 from fit3d_ns.commands import doctor, export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
@@ -122,6 +122,7 @@ def test_every_target_of_make_that_a_page_names_is_one() -> None:
 
 PARSERS: dict[str, Any] = {
     "fit3d-data": data.parse,
+    "fit3d-demo": demo.parse,
     "fit3d-doctor": doctor.parse,
     "fit3d-export": export.parse,
     "fit3d-finetune": finetune.parse,

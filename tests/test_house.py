@@ -30,6 +30,7 @@ FOLDERS = (
     ("fit3d_finetune.training", "fit3d_finetune.probing.data"),
     ("fit3d_finetune.probing",),
     ("fit3d_finetune.report",),
+    ("fit3d_finetune.page",),
     ("fit3d_finetune.commands",),
 )
 """From the bottom up: a module imports from its own folder and from those further down, never from one beside it."""
