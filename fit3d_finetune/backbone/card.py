@@ -86,7 +86,7 @@ def _front_matter(backbone: BackboneInfo, run: dict[str, Any]) -> str:
 def _loading(backbone: BackboneInfo, run: dict[str, Any]) -> str:
     """How to get the timm model."""
     if run.get("save") != "adapter":
-        return """import timm    # without pretrained=True the weights would be random; "hf-hub:USER/NAME" where it was published
+        return """import timm    # without pretrained=True the weights would be random; published: "hf-hub:USER/NAME"
 model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True, num_classes=0).eval()"""
     return f"""import timm, fit3d_finetune
 model = timm.create_model("{backbone.name}", pretrained=True, num_classes=0, dynamic_img_size=True).eval()

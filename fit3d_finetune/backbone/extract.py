@@ -1,6 +1,6 @@
 """Feature maps of images in one call, whatever the images are and wherever the backbone lies.
 
-    maps = extract_features("photo.jpg", "finetuned")     # [1, 2 C, h, w], original and fine-tuned
+maps = extract_features("photo.jpg", "finetuned")     # [1, 2 C, h, w], original and fine-tuned
 """
 
 from __future__ import annotations

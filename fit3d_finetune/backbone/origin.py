@@ -8,7 +8,8 @@ from typing import Any
 import timm
 
 HUB_LICENCES = frozenset(
-    "apache-2.0 apple-amlr apple-ascl bsd-3-clause cc-by-4.0 cc-by-nc-4.0 gemma mit other unknown".split()
+    {"apache-2.0", "apple-amlr", "apple-ascl", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gemma", "mit", "other"}
+    | {"unknown"}
 )
 """Those of timm's that the hub has a name of its own for."""
 

@@ -61,7 +61,7 @@ def require_agreement(network: PatchFeatures, compute: Callable[[Tensor], Tensor
         sizes.append(size)
     if not difference <= TOLERANCE:
         raise InputError(
-            f"{what} differs from torch by up to {difference:.1e}, more than {TOLERANCE:g}, and was not kept: {_REMEDY}."
+            f"{what} differs from torch by up to {difference:.1e}, more than {TOLERANCE:g}, and is not kept: {_REMEDY}."
         )
     return Agreement(difference, magnitude, tuple(sizes))
 

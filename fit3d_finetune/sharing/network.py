@@ -1,4 +1,4 @@
-"""What is handed to other runtimes: images of whole patches in, feature maps out, with nothing that depends on sizes."""
+"""What is handed to other runtimes: images of whole patches in, feature maps out, of any number and size."""
 
 from __future__ import annotations
 

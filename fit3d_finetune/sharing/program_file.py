@@ -47,8 +47,9 @@ def write_program(
     program.example_inputs = None
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as temporary:
+        about = json.dumps(describe(network, features, described))
         with open(temporary, "wb") as file:
-            torch.export.save(program, file, extra_files={"fit3d.json": json.dumps(describe(network, features, described))})
+            torch.export.save(program, file, extra_files={"fit3d.json": about})
         pickles = pickled_entries(temporary)
         if pickles:
             raise InputError(

@@ -42,7 +42,9 @@ def test_it_says_what_the_hub_asks_for() -> None:
     assert front_matter(DINOV2, "hub", save="adapter", adapter="lora", rank=4)["base_model_relation"] == "adapter"
 
 
-@pytest.mark.parametrize(("weights", "licence"), [("offline", "mit"), ("/x/mine: #1.pth", "unknown"), ("random", "unknown")])
+@pytest.mark.parametrize(
+    ("weights", "licence"), [("offline", "mit"), ("/x/mine: #1.pth", "unknown"), ("random", "unknown")]
+)
 def test_weights_that_no_hub_has_have_no_base_model(weights: str, licence: str) -> None:
     found = front_matter(DINOV2, weights)
     assert found["license"] == licence
@@ -50,7 +52,7 @@ def test_weights_that_no_hub_has_have_no_base_model(weights: str, licence: str) 
 
 
 def test_a_licence_that_the_hub_has_no_name_for_is_other_with_its_name() -> None:
-    [name] = [name for name in timm.list_pretrained("vit_small_patch16_dinov3.*")][:1]
+    name = timm.list_pretrained("vit_small_patch16_dinov3.*")[0]
     found = front_matter(name, "hub")
     assert (found["license"], found["license_name"]) == ("other", "dinov3-license")
 

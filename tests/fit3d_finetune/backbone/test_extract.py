@@ -51,10 +51,10 @@ def test_a_path_a_picture_an_array_and_tensors_of_one_image_give_the_same(
 ) -> None:
     picture, array = Image.open(photo), load_image(photo)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    given = (photo, str(photo), picture, array, array / 255, tensor, tensor / 255, tensor[None], [tensor], iter([photo]))
     maps = expected(assembly, photo)
     assert maps.shape == (1, 128, 3, 4)
-    for images in given:
+    alone = (photo, str(photo), picture, array, array / 255, tensor, tensor / 255, tensor[None])
+    for images in (*alone, [tensor], iter([photo])):
         torch.testing.assert_close(extract_features(images, assembly), maps, atol=1e-5, rtol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_only_a_batch_is_in_memory(assembly: FeatureAssembly) -> None:
             alive.append(i - sum(encoded))
             yield torch.rand(3, 32, 32)
 
-    hook = assembly.original.register_forward_hook(lambda *found: encoded.append(len(found[2])))
+    hook = assembly.register_forward_hook(lambda *found: encoded.append(len(found[2])))
     try:
         extract_features(images(), assembly, batch_size=2)
     finally:
@@ -121,7 +121,10 @@ def test_images_of_several_sizes_need_a_common_one(assembly: FeatureAssembly) ->
     assert extract_features(images, assembly, size=(48, 64)).shape == (3, 128, 3, 4)
     flat = torch.full((3, 50, 70), 0.25)  # stays what it is, whatever it is resized to
     torch.testing.assert_close(
-        extract_features(flat, assembly, size=(48, 64)), extract_features(flat[:, :48, :64], assembly), atol=1e-4, rtol=0
+        extract_features(flat, assembly, size=(48, 64)),
+        extract_features(flat[:, :48, :64], assembly),
+        atol=1e-4,
+        rtol=0,
     )
 
 

@@ -18,7 +18,7 @@ from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
 from tests.fit3d_finetune.finetuned import write_finetuned
 from tests.fit3d_finetune.scenes import run_of, scene_of
-from tests.fit3d_finetune.sharing.conftest import hub as hub  # noqa: PLC0414 (a fixture)
+from tests.fit3d_finetune.sharing.conftest import hub as hub  # a fixture
 from tests.fit3d_finetune.sharing.hub_server import FakeHub
 
 
