@@ -15,6 +15,7 @@ The CPU backend leaves out only what contributes nothing under these rules.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from types import ModuleType
@@ -260,3 +261,4 @@ class _CallablePackage(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallablePackage
+__signature__ = inspect.signature(rasterization)

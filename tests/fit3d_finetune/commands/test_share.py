@@ -9,27 +9,41 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import fit3d_finetune
+from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import share
-from fit3d_finetune.training.adapter import LoRA
-from fit3d_finetune.training.train import finetune
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
-from tests.fit3d_finetune.finetuned import write_finetuned
-from tests.fit3d_finetune.scenes import run_of, scene_of
+from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
+from fit3d_ns.features.backbone import load_backbone
+from tests.fit3d_finetune.finetuned import summary_of, write_finetuned
+from tests.fit3d_finetune.scenes import BACKBONE
 from tests.fit3d_finetune.sharing.conftest import hub as hub  # a fixture
 from tests.fit3d_finetune.sharing.hub_server import FakeHub
 
 
 @pytest.fixture(scope="module")
 def _finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_finetuned(tmp_path_factory.mktemp("share") / "finetuned")
+    """Its features are those of the first block, so that tracing takes seconds."""
+    return write_finetuned(tmp_path_factory.mktemp("share") / "finetuned", dataclasses.replace(BACKBONE, layer=0))
 
 
 @pytest.fixture
 def finetuned(_finetuned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_finetuned, tmp_path / "finetuned"))
+
+
+def write_adapted(folder: Path) -> Path:
+    """As fit3d-finetune --adapter lora --save adapter writes one."""
+    backbone = load_backbone(BACKBONE)
+    layer = "blocks.0.attn.proj"
+    base = Base(backbone.identity.name, "random", layers_sha256(backbone.model, [layer]))
+    tensors, metadata = tensors_of(Adapter({layer: (torch.ones(1, 64), torch.ones(64, 1))}, base))
+    (folder / "adapter").mkdir(parents=True)
+    save_file(tensors, folder / "adapter" / "adapter_model.safetensors", metadata)
+    save_finetuned(backbone, folder, summary_of(), card="", save="adapter")
+    return folder
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -105,9 +119,7 @@ def test_no_token_is_one_sentence_and_exit_code_2(
 def test_merge_writes_the_folder_of_the_merged_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("peft")
-    run = dataclasses.replace(run_of(tmp_path / "lora", [scene_of(tmp_path)], max_steps=1), lora=LoRA(2, "adapter"))
-    folder = finetune(run)
+    folder = write_adapted(tmp_path / "lora")
     code, said = command(monkeypatch, capsys, "merge", folder, "--output-dir", tmp_path / "merged")
     assert code == 0, said
     images = torch.rand(1, 3, 48, 64)

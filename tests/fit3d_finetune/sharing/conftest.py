@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.fit3d_finetune.finetuned import write_finetuned
+from tests.fit3d_finetune.scenes import BACKBONE
 from tests.fit3d_finetune.sharing.hub_server import FakeHub
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_finetuned(tmp_path_factory.mktemp("shared") / "finetuned")
+    """Its features are those of the first block, so that tracing takes seconds."""
+    return write_finetuned(tmp_path_factory.mktemp("shared") / "finetuned", dataclasses.replace(BACKBONE, layer=0))
 
 
 @pytest.fixture

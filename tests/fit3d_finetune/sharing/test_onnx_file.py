@@ -58,7 +58,7 @@ def test_it_is_one_file_that_says_what_it_is(written: Written) -> None:
 
 def test_blocks_after_the_feature_layer_are_left_out(written: Written, shared: Path) -> None:
     whole = 2 * (shared / "model.safetensors").stat().st_size / 1e6
-    assert 0.5 < written.megabytes / whole < 0.9  # four blocks of six, and the embeddings
+    assert 0.2 < written.megabytes / whole < 0.6  # one block of six, the embeddings, and the graph itself
 
 
 def test_it_was_compared_at_sizes_that_were_not_traced(written: Written) -> None:
@@ -70,9 +70,9 @@ def test_it_was_compared_at_sizes_that_were_not_traced(written: Written) -> None
     assert "largest difference" in str(written)
 
 
-@pytest.mark.parametrize("features", ["original", "finetuned"])
 @torch.no_grad()
-def test_one_backbone_alone_is_half_of_it(features: FeatureChoice, shared: Path, tmp_path: Path) -> None:
+def test_one_backbone_can_be_written_alone(shared: Path, tmp_path: Path) -> None:
+    features: FeatureChoice = "finetuned"
     alone = write_onnx(shared, tmp_path / "one.onnx", features)
     images = torch.rand(1, 3, 48, 64)
     torch.testing.assert_close(run(alone.path, images), load_extractor(shared, features)(images), atol=1e-4, rtol=1e-4)
@@ -98,7 +98,7 @@ def test_a_file_that_differs_from_torch_is_not_kept(
 
 
 def test_weights_that_no_file_holds_are_refused(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr(onnx_file, "LARGEST_FILE", 1 << 16)
     with pytest.raises(InputError, match=r"GB of weights are more than one ONNX file holds .*--features finetuned"):
         write_onnx(shared, tmp_path / "model.onnx")
 

@@ -13,7 +13,7 @@ from fit3d_ns import rasterization
 from fit3d_ns.rasterization import rasterization as function
 
 
-def test_the_package_renders_as_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_called_as_its_function() -> None:
     assert rasterization is fit3d_ns.rasterization is sys.modules["fit3d_ns.rasterization"]
     assert inspect.signature(rasterization) == inspect.signature(function)
     with pytest.raises(TypeError, match="means"):
