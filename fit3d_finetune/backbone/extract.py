@@ -1,7 +1,4 @@
-"""Feature maps of images in one call, whatever the images are and wherever the backbone lies.
-
-maps = extract_features("photo.jpg", "finetuned")     # [1, 2 C, h, w], original and fine-tuned
-"""
+"""Feature maps of images in one call, whatever the images are and wherever the backbone lies."""
 
 from __future__ import annotations
 
@@ -203,7 +200,7 @@ def _pixels(given: Any, number: int) -> Iterable[Tensor]:
             given = given[..., None]
         if given.ndim != 3 or given.shape[2] not in (1, 3):
             raise ValueError(f"{name}: an array must be [H, W], [H, W, 1] or [H, W, 3], not {list(given.shape)}")
-        given = torch.from_numpy(np.ascontiguousarray(given)).permute(2, 0, 1).expand(3, -1, -1)
+        given = torch.from_numpy(np.array(given)).permute(2, 0, 1).expand(3, -1, -1)
     if not isinstance(given, Tensor):
         raise ValueError(f"{name} is a {type(given).__name__}: give paths, PIL images, arrays or tensors")
     if given.ndim not in (3, 4) or given.shape[-3] != 3 or 0 in given.shape[-2:]:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
@@ -123,8 +123,9 @@ def _show(planned: Plan, repo_id: str) -> None:
 
 def parse(words: Sequence[str] | None = None) -> Arguments:
     """The arguments of the command line."""
-    commands = {"onnx": Onnx, "program": Program, "merge": Merge, "publish": Publish}
-    return tyro.extras.subcommand_cli_from_dict(commands, prog="fit3d-share", args=words)
+    commands: dict[str, Callable[..., Any]] = {"onnx": Onnx, "program": Program, "merge": Merge, "publish": Publish}
+    arguments: Arguments = tyro.extras.subcommand_cli_from_dict(commands, prog="fit3d-share", args=words)
+    return arguments
 
 
 @exits_on_input_error

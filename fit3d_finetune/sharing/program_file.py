@@ -56,8 +56,8 @@ def write_program(
                 f"torch {torch.__version__} would write a pickle into {output} ({pickles[0]}): give it another torch, "
                 "or use fit3d-share onnx."
             )
-        with open(temporary, "rb") as file:
-            read: Any = torch.export.load(file).module()
+        with open(temporary, "rb") as written:
+            read: Any = torch.export.load(written).module()
 
         def compute(images: Tensor) -> Tensor:
             maps: Tensor = read(images)
