@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fit3d_finetune.backbone.adapter import apply_adapter as apply_adapter
     from fit3d_finetune.backbone.adapter import merge_adapter as merge_adapter
+    from fit3d_finetune.backbone.extract import extract_features as extract_features
     from fit3d_finetune.backbone.geometry import GeometryReader as GeometryReader
     from fit3d_finetune.backbone.geometry import load_geometry as load_geometry
     from fit3d_finetune.backbone.geometry import predict_depth as predict_depth
@@ -18,6 +19,7 @@ __all__ = [
     "FeatureAssembly",
     "GeometryReader",
     "apply_adapter",
+    "extract_features",
     "load",
     "load_geometry",
     "merge_adapter",
@@ -28,6 +30,7 @@ _HOMES = {
     "FeatureAssembly": "hub",
     "GeometryReader": "geometry",
     "apply_adapter": "adapter",
+    "extract_features": "extract",
     "load": "hub",
     "load_geometry": "geometry",
     "merge_adapter": "adapter",

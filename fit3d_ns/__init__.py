@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fit3d_ns.features.backbone import BackboneConfig as BackboneConfig
     from fit3d_ns.features.backbone import load_backbone as load_backbone
+    from fit3d_ns.rasterization import rasterization as rasterization
     from fit3d_ns.scene.gaussians import FeatureGaussians as FeatureGaussians
 
     __version__: str
 
-# The rasteriser is not among them: `fit3d_ns.rasterization` is its package, `rasterization` the function in it.
-__all__ = ["BackboneConfig", "FeatureGaussians", "__version__", "load_backbone"]
+__all__ = ["BackboneConfig", "FeatureGaussians", "__version__", "load_backbone", "rasterization"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +29,9 @@ def __getattr__(name: str) -> Any:
         from fit3d_ns.features import backbone
 
         return getattr(backbone, name)
+    if name == "rasterization":
+        # Its package, which is called like the function in it: the same object, whichever was asked for first.
+        from importlib import import_module
+
+        return import_module("fit3d_ns.rasterization")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

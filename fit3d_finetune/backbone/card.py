@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from fit3d_finetune.backbone.origin import origin_of
 from fit3d_ns.scene.description import BackboneInfo
 
 
@@ -28,10 +30,7 @@ def model_card(backbone: BackboneInfo, summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
     novel = f" ({run['novel_views']} of them rendered between photographs)" if run["novel_views"] else ""
     kind = "features re-rendered from 3D Gaussians" if run["targets"] == "gaussians" else "a control without 3D"
-    return f"""---
-library_name: timm
-tags: [image-feature-extraction, timm, fit3d]
----
+    return f"""{_front_matter(backbone, run)}
 # {backbone.description}, fine-tuned by fit3d
 
 {backbone.name} whose patch tokens of block {backbone.layer} (from 0, after the final norm) were fine-tuned towards
@@ -72,10 +71,22 @@ Held-out scenes: {", ".join(run["val_scenes"]) or "none"}.
 """
 
 
+def _front_matter(backbone: BackboneInfo, run: dict[str, Any]) -> str:
+    """What the hub reads: YAML, of which JSON is a part."""
+    fields = origin_of(backbone.name, run["backbone"]["weights"]).metadata() | {
+        "library_name": "timm",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["timm", "fit3d", "3d-aware"],
+    }
+    if "base_model" in fields:
+        fields["base_model_relation"] = "adapter" if run.get("save") == "adapter" else "finetune"
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
+
+
 def _loading(backbone: BackboneInfo, run: dict[str, Any]) -> str:
     """How to get the timm model."""
     if run.get("save") != "adapter":
-        return """import timm    # without pretrained=True the weights would be random
+        return """import timm    # without pretrained=True the weights would be random; published: "hf-hub:USER/NAME"
 model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True, num_classes=0).eval()"""
     return f"""import timm, fit3d_finetune
 model = timm.create_model("{backbone.name}", pretrained=True, num_classes=0, dynamic_img_size=True).eval()

@@ -95,6 +95,16 @@ def load_image(
     return np.array(colour, order="C")
 
 
+def rgb_pixels(image: Image.Image, name: str, background: tuple[float, float, float] = WHITE) -> Array:
+    """An image in memory as `load_image` gives one from a file: uint8 [H, W, 3] RGB.
+
+    Args:
+        name: what to call it in an error.
+    """
+    colour, alpha = _split_alpha(_to_8_bit(_pillow_pixels(image), Path(name)))
+    return np.array(colour if alpha is None else _composite(colour, alpha, background), order="C")
+
+
 def load_mask(path: Path, size: tuple[int, int] | None = None) -> Array:
     """Decode a mask file to bool [H, W]; True (any value but 0, as in nerfstudio) marks the pixels to use.
 

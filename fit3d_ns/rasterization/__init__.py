@@ -15,7 +15,10 @@ The CPU backend leaves out only what contributes nothing under these rules.
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -249,3 +252,13 @@ def _check(
         raise ValueError("packed=True and sparse_grad=True are not supported: pass False for both.")
     if tile_size != TILE_SIZE:
         raise ValueError(f"tile_size must be {TILE_SIZE}, not {tile_size}.")
+
+
+class _CallablePackage(ModuleType):
+    """Lets `from fit3d_ns import rasterization` be called: the package and the function in it share one name."""
+
+    __call__ = staticmethod(rasterization)
+
+
+sys.modules[__name__].__class__ = _CallablePackage
+__signature__ = inspect.signature(rasterization)
