@@ -19,7 +19,7 @@ from fit3d_finetune.backbone.geometry import GeometryHeads, save_heads
 from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import data, finetune, probe
 from fit3d_ns.capture.lens import CAMERA_MODELS
-from fit3d_ns.commands import export, lift, scenes
+from fit3d_ns.commands import capture, export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method import config
@@ -122,6 +122,7 @@ def test_every_target_of_make_that_a_page_names_is_one() -> None:
 
 
 PARSERS: dict[str, Any] = {
+    "fit3d-capture": lambda words: tyro.cli(Annotated[capture.CaptureArguments, tyro.conf.arg(name="")], args=words),
     "fit3d-export": lambda words: tyro.cli(Annotated[export.ExportArguments, tyro.conf.arg(name="")], args=words),
     "fit3d-lift": lambda words: tyro.cli(Annotated[lift.LiftArguments, tyro.conf.arg(name="")], args=words),
     "fit3d-scenes": lambda words: tyro.cli(Annotated[scenes.ScenesArguments, tyro.conf.arg(name="")], args=words),
