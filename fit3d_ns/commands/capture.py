@@ -27,7 +27,7 @@ from fit3d_ns.reconstruction.engine import (
     read_descriptors,
 )
 from fit3d_ns.reconstruction.model import measure_photos, read_model
-from fit3d_ns.reconstruction.pairs import Pair, all_pairs, alike_pairs, sequential_pairs
+from fit3d_ns.reconstruction.pairs import Pair, alike_pairs, all_pairs, sequential_pairs
 from fit3d_ns.reconstruction.photos import (
     MIN_PHOTOS,
     camera_groups,
@@ -157,8 +157,8 @@ def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> 
     if not sizes or sizes[0] < MIN_PHOTOS:
         raise InputError(
             f"{source}: the places of only {sizes[0] if sizes else 0} of {len(names)} photos could be found, and "
-            f"{MIN_PHOTOS} are needed: take photos from many places, each sharing two thirds of its view with the next, "
-            "of things with texture."
+            f"{MIN_PHOTOS} are needed: take photos from many places, each sharing two thirds of its view with the "
+            "next, of things with texture."
         )
     with timed("checks"):
         model = read_model(models[0])

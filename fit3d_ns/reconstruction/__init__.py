@@ -1,1 +1,1 @@
-"""Cameras and sparse points of photos and videos (structure from motion by pycolmap), and whether they can be trusted."""
+"""Structure from motion: cameras and sparse points of photos and videos, and whether they can be trusted."""

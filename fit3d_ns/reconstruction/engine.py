@@ -107,7 +107,9 @@ def match_features(database: Path, pairs: Sequence[Pair], pairs_file: Path) -> N
             cancellation_token=token,
         )
 
-    watched(work, "Comparing photos", "pairs", len(pairs), lambda: _count(database, "two_view_geometries"), token.cancel)
+    watched(
+        work, "Comparing photos", "pairs", len(pairs), lambda: _count(database, "two_view_geometries"), token.cancel
+    )
 
 
 def find_poses(database: Path, images: Path, folder: Path, mapper: Mapper, total: int) -> list[Any]:
@@ -150,9 +152,7 @@ def find_poses(database: Path, images: Path, folder: Path, mapper: Mapper, total
     def all_at_once() -> dict[int, Any]:
         options = pycolmap.GlobalPipelineOptions(min_model_size=3, random_seed=SEED)
         return dict(
-            pycolmap.global_mapping(
-                database_path=database, image_path=images, output_path=folder, options=options
-            )
+            pycolmap.global_mapping(database_path=database, image_path=images, output_path=folder, options=options)
         )
 
     try:

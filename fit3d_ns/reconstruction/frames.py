@@ -62,8 +62,8 @@ def motion(before: Array, after: Array) -> float:
 def pick_frames(sharp: Array, moved: Array, most: int, step: float = STEP) -> list[int]:
     """Pick the frames of a video.
 
-    The way of the picture is cut into stretches of at least `step`, so long that there are at most `most`; in the
-    middle of each the sharpest frame is picked.
+    The way of the picture is cut into stretches of at least `step`, so long that there are at most `most`; of each the
+    sharpest frame is picked among those that are a third of a stretch away from the one before.
 
     Args:
         sharp: sharpness of every frame [N].
@@ -83,12 +83,12 @@ def pick_frames(sharp: Array, moved: Array, most: int, step: float = STEP) -> li
     stretches = int(np.clip(np.floor(way[-1] / step + 1e-6) + 1, 1, min(most, count)))
     length = way[-1] / stretches if way[-1] > 0 else 1.0
     stretch = np.minimum((way / length).astype(np.int64), stretches - 1)
-    picked = []
+    picked: list[int] = []
     for index in range(stretches):
-        inside = np.flatnonzero(stretch == index)
-        if len(inside) == 0:  # one jump went over the whole stretch
+        candidates = np.flatnonzero(stretch == index)
+        if picked:
+            candidates = candidates[way[candidates] - way[picked[-1]] >= length / 3]
+        if len(candidates) == 0:  # one jump went over the whole stretch, or all are like the last one
             continue
-        middle = inside[np.abs(way[inside] / length - (index + 0.5)) <= 1 / 3]
-        candidates = middle if len(middle) else inside
         picked.append(int(candidates[np.argmax(np.asarray(sharp)[candidates])]))
     return picked

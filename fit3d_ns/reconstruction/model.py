@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from fit3d_ns.common.console import progress
 from fit3d_ns.reconstruction.frames import measured_image, sharpness
@@ -42,8 +43,6 @@ class Model:
 
     def shared_points(self) -> Array:
         """How many points each two photos both see [N, N]; 0 on the diagonal."""
-        from scipy.sparse import csr_matrix
-
         ones = np.ones(len(self.photo), dtype=np.float32)
         sees = csr_matrix((ones, (self.photo, self.point)), shape=(len(self.names), max(1, self.points)))
         sees.data[:] = 1.0
@@ -99,9 +98,7 @@ def measure_photos(model: Model, images: Path) -> tuple[Array, Array]:
     values = np.zeros(len(model.photo))
     with progress("photos") as bar:
         for index in bar.track(range(len(model.names)), description="Checking photos"):
-            grey = cv2.imread(
-                str(images / model.names[index]), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-            )
+            grey = cv2.imread(str(images / model.names[index]), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
             sharp[index] = sharpness(measured_image(grey))
             mine = np.flatnonzero(model.photo == index)
             x, y = model.xy[mine].astype(np.int64).T

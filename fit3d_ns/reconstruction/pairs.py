@@ -41,8 +41,8 @@ def sequential_pairs(names: Sequence[str]) -> list[Pair]:
 def alike_pairs(names: Sequence[str], descriptors: Mapping[str, Array], alike: int = ALIKE) -> list[Pair]:
     """Pairs of photos whose features are alike as a whole, and of neighbours by name.
 
-    Features are assigned to visual words, found among the photos' own; the differences from the words, added up, describe a
-    photo (VLAD).
+    Features are assigned to visual words, found among the photos' own; the differences from the words, added up,
+    describe a photo (VLAD).
 
     Args:
         names: of the photos.

@@ -1,4 +1,4 @@
-"""Photos as they are given, made ready: listed, turned upright, in formats that everybody reads, one camera each group."""
+"""Photos as they are given, made ready: turned upright, in formats that everybody reads, grouped by camera."""
 
 from __future__ import annotations
 

@@ -44,9 +44,7 @@ class Finding:
     """Which ones."""
 
 
-def find_faults(
-    model: Model, total: int, model_sizes: Sequence[int], sharp: Array, values: Array
-) -> list[Finding]:
+def find_faults(model: Model, total: int, model_sizes: Sequence[int], sharp: Array, values: Array) -> list[Finding]:
     """Everything suspicious about the best model.
 
     Args:
@@ -80,8 +78,8 @@ def find_faults(
         findings.append(
             Finding(
                 "reprojection-error",
-                f"the mean reprojection error is {model.error:.2f} pixels, more than {allowed:.1f}: the lens may not be "
-                "what --camera-model says, or the photos come from several devices or zooms.",
+                f"the mean reprojection error is {model.error:.2f} pixels, more than {allowed:.1f}: the lens may not "
+                "be what --camera-model says, or the photos come from several devices or zooms.",
             )
         )
     shared = model.shared_points()

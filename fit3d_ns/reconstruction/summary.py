@@ -11,9 +11,7 @@ from fit3d_ns.reconstruction.model import Model
 from fit3d_ns.reconstruction.quality import Finding
 from fit3d_ns.reconstruction.workplace import SUMMARY_FORMAT
 
-SCALE_NOTE = (
-    "The unit of length is arbitrary, as photos alone do not tell how large things are: depth of this scene is in this unit"
-)
+SCALE_NOTE = "The unit of length is arbitrary: photos alone do not tell how large things are"
 
 
 def make_summary(

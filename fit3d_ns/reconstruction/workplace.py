@@ -1,4 +1,4 @@
-"""The output folder while a capture is made: the work is in a hidden folder inside, and results appear when all is done."""
+"""The output folder while a capture is made: the work is in a hidden folder inside, results appear in the end."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def _locked(place: Workplace, option: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(f"{option} {place.output}: another {_COMMAND} is at work there; wait for it.") from error
+                raise InputError(
+                    f"{option} {place.output}: another {_COMMAND} is at work there; wait for it."
+                ) from error
         yield
     finally:
         os.close(handle)

@@ -43,7 +43,7 @@ def is_capture(folder: Path) -> dict[str, object]:
     """Check a capture as training does and as nerfstudio reads it; returns its summary."""
     assert not (folder / WORK_FOLDER).exists()
     check_transforms(folder)
-    parsed = NerfstudioDataParserConfig(data=folder).setup().get_dataparser_outputs("train")
+    parsed = NerfstudioDataParserConfig(data=folder, load_3D_points=True).setup().get_dataparser_outputs("train")
     summary = json.loads((folder / "capture.json").read_text())
     assert len(parsed.image_filenames) >= 3
     assert len(parsed.metadata["points3D_xyz"]) == summary["points"] > 200
@@ -116,9 +116,10 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(capture, "match_features", stop)
-        run(arguments)
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments)
     assert [path.name for path in arguments.output_dir.iterdir()] == [WORK_FOLDER]
     database = arguments.output_dir / WORK_FOLDER / "database.db"
     assert engine._count(database, "keypoints") == 4
@@ -129,10 +130,11 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
         assert place.stat().st_mtime_ns == written
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(capture, "prepare_photos", None)
         patch.setattr(capture, "extract_features", features_are_there)
-        run(arguments)
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments)
     is_capture(run(arguments))
 
 
@@ -228,6 +230,9 @@ def test_large_sets_are_compared_by_likeness(monkeypatch: pytest.MonkeyPatch) ->
     class Place:
         database = Path("x")
 
-    choices = [capture.choose_pairs("auto", names[:n], video, Place()) for n, video in ((150, False), (200, False), (200, True))]  # type: ignore[arg-type]
+    choices = [
+        capture.choose_pairs("auto", names[:n], video, Place())
+        for n, video in ((150, False), (200, False), (200, True))
+    ]  # type: ignore[arg-type]
     assert [matching for matching, _ in choices] == ["exhaustive", "alike", "sequential"]
     assert len(choices[1][1]) < 200 * 199 / 2

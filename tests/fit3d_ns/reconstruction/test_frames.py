@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_frames_of_a_real_sequence_are_picked_by_what_is_seen() -> None:
         frame = window(index * 8)
         seen.append(frame if index % 4 == 2 else cv2.GaussianBlur(frame, (0, 0), 3))
     sharp = np.array([sharpness(frame) for frame in seen])
-    moved = np.array([0.0, *(motion(a, b) for a, b in zip(seen, seen[1:], strict=False))])
+    moved = np.array([0.0, *(motion(a, b) for a, b in pairwise(seen))])
     picked = pick_frames(sharp, moved, most=9)
     assert 7 <= len(picked) <= 9
     assert all(index % 4 == 2 for index in picked)

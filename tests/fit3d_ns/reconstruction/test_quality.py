@@ -29,7 +29,9 @@ def model() -> tuple[Model, np.ndarray, np.ndarray]:
     return Model(names, centres, photo, point, xy, 1000, 0.7, []), generator.uniform(80, 120, N), values
 
 
-def faults(the_model: Model, sharp: np.ndarray, values: np.ndarray, total: int = N, sizes: tuple[int, ...] = (N,)) -> dict:
+def faults(
+    the_model: Model, sharp: np.ndarray, values: np.ndarray, total: int = N, sizes: tuple[int, ...] = (N,)
+) -> dict:
     return {finding.what: finding for finding in find_faults(the_model, total, sizes, sharp, values)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ import pytest
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, SUMMARY_FORMAT, WORK_FOLDER, Workplace, open_workplace
 
-MOVES = [("result/points", "points"), ("result/capture.json", SUMMARY_FILE), ("result/transforms.json", "transforms.json")]
+MOVES = [
+    ("result/points", "points"),
+    ("result/capture.json", SUMMARY_FILE),
+    ("result/transforms.json", "transforms.json"),
+]
 
 
 def write_result(place: Workplace, text: str) -> None:
@@ -40,11 +45,11 @@ def test_results_come_and_the_work_goes(tmp_path: Path) -> None:
 
 def test_interrupted_work_is_found_again_by_the_same_task_alone(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), open_workplace(output, "key", False) as place:
+    with suppress(KeyboardInterrupt), open_workplace(output, "key", False) as place:
         place.save(names=["a"])
         (place.folder / "database.db").write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), open_workplace(output, "key", False) as place:
+    with suppress(KeyboardInterrupt), open_workplace(output, "key", False) as place:
         assert place.state["names"] == ["a"]
         assert place.database.read_text() == "half"
         raise KeyboardInterrupt
@@ -76,9 +81,10 @@ def test_a_run_that_is_killed_while_results_come_goes_on(
         rename(source, target)
 
     output = tmp_path / "out"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("fit3d_ns.reconstruction.workplace.os.rename", killed)
-        make(output)
+        with pytest.raises(KeyboardInterrupt):
+            make(output)
     assert not (output / "transforms.json").exists()
     with open_workplace(output, "key", False) as place:
         assert place.finished
@@ -121,7 +127,11 @@ def test_a_path_in_a_changed_summary_leads_nowhere(tmp_path: Path) -> None:
     make(tmp_path / "out")
     (tmp_path / "thesis.txt").write_text("mine")
     summary = tmp_path / "out" / SUMMARY_FILE
-    summary.write_text(json.dumps({**json.loads(summary.read_text()), "files": ["../thesis.txt", "points", "transforms.json", SUMMARY_FILE]}))
+    summary.write_text(
+        json.dumps(
+            {**json.loads(summary.read_text()), "files": ["../thesis.txt", "points", "transforms.json", SUMMARY_FILE]}
+        )
+    )
     make(tmp_path / "out", overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
