@@ -45,6 +45,12 @@ def motion(before: Array, after: Array) -> float:
     Returns:
         A share of the longest side; `LOST` where too few features can be followed.
     """
+    moved = _followed(before, after)
+    # The features of a sharp image are not found in a blurred one, but those of the blurred one are in the sharp one.
+    return moved if moved < LOST else _followed(after, before)
+
+
+def _followed(before: Array, after: Array) -> float:
     corners = cv2.goodFeaturesToTrack(before, _FEATURES, 0.01, 7)
     if corners is None or len(corners) < _FOLLOWED:
         # Nothing to follow: a wall stays a wall, whereas anything else has changed.

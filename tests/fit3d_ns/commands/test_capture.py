@@ -46,7 +46,7 @@ def is_capture(folder: Path) -> dict[str, object]:
     parsed = NerfstudioDataParserConfig(data=folder, load_3D_points=True).setup().get_dataparser_outputs("train")
     summary = json.loads((folder / "capture.json").read_text())
     assert len(parsed.image_filenames) >= 3
-    assert len(parsed.metadata["points3D_xyz"]) == summary["points"] > 200
+    assert len(parsed.metadata["points3D_xyz"]) == summary["points"] > 50
     assert sorted(path.name for path in folder.iterdir()) == sorted(summary["files"])
     return summary
 
@@ -91,7 +91,7 @@ def test_a_video_becomes_a_capture(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 10, SMALL)
     kept = []
     count = 0
-    for path in sorted((FOX / "images").glob("*.jpg"))[:7]:
+    for path in sorted((FOX / "images").glob("*.jpg"))[:18:3]:
         frame = cv2.resize(cv2.imread(str(path)), SMALL, interpolation=cv2.INTER_AREA)
         kept.append(range(count, count + 3))
         for _ in range(3):

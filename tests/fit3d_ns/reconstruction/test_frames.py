@@ -39,6 +39,12 @@ def test_a_cut_counts_as_lost_and_an_empty_wall_as_standing() -> None:
     assert motion(wall, wall) == 0.0
 
 
+def test_a_blurred_frame_in_between_is_no_cut() -> None:
+    blurred = cv2.GaussianBlur(window(104), (0, 0), 3)
+    assert motion(window(100), blurred) < 0.05
+    assert motion(blurred, window(108)) < 0.05
+
+
 def test_images_are_measured_in_grey_at_one_size() -> None:
     image = np.zeros((1080, 1920, 3), np.uint8)
     assert measured_image(image).shape == (360, 640)
