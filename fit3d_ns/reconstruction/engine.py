@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -15,13 +13,15 @@ from fit3d_ns.common.optional import require_package
 from fit3d_ns.reconstruction.pairs import Pair
 from fit3d_ns.reconstruction.watched import watched
 
+T = TypeVar("T")
 Array = np.ndarray[Any, np.dtype[Any]]
 CameraModel = Literal["OPENCV", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Mapper = Literal["incremental", "global"]
 
 SEED = 0
-_BLOCK = 64
-"""Pairs between two commits of the database: what a run that is killed loses at most."""
+_PHOTOS, _PAIRS = 8, 64
+"""So many at a time are given to pycolmap, which says nothing of how far it is (and nobody else may read its database
+meanwhile: it does not wait for locks). What a run that is killed loses at most."""
 
 
 def load_pycolmap() -> Any:
@@ -50,32 +50,35 @@ def extract_features(
     """
     pycolmap = load_pycolmap()
     extraction = pycolmap.FeatureExtractionOptions(max_image_size=max_size, use_gpu=False)
-    for group in groups:
-        reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
-        with pycolmap.Database.open(database) as opened:
-            known = {image.name: image.camera_id for image in opened.read_all_images()}
-        camera = next((known[name] for name in group if name in known), None)
-        if camera is not None:
-            reader.existing_camera_id = camera
-        token = pycolmap.CancellationToken()
-        before = _count(database, "keypoints") - sum(name in known for name in group)
+    token, done = pycolmap.CancellationToken(), [0]
+    with pycolmap.Database.open(database) as opened:
+        cameras = {image.name: image.camera_id for image in opened.read_all_images()}
 
-        def work(names: Sequence[str] = group, reader: Any = reader, token: Any = token) -> None:
-            pycolmap.extract_features(
-                database_path=database,
-                image_path=images,
-                image_names=list(names),
-                camera_mode=pycolmap.CameraMode.SINGLE,
-                reader_options=reader,
-                extraction_options=extraction,
-                device=pycolmap.Device.cpu,
-                cancellation_token=token,
-            )
+    def work() -> None:
+        for group in groups:
+            for names in _portions(group, _PHOTOS):
+                reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
+                camera = next((cameras[name] for name in group if name in cameras), None)
+                if camera is not None:
+                    reader.existing_camera_id = camera
+                pycolmap.extract_features(
+                    database_path=database,
+                    image_path=images,
+                    image_names=names,
+                    camera_mode=pycolmap.CameraMode.SINGLE,
+                    reader_options=reader,
+                    extraction_options=extraction,
+                    device=pycolmap.Device.cpu,
+                    cancellation_token=token,
+                )
+                if token.is_cancelled:
+                    return
+                with pycolmap.Database.open(database) as opened:
+                    cameras.update((image.name, image.camera_id) for image in opened.read_all_images())
+                done[0] += len(names)
 
-        def done(before: int = before) -> int:
-            return _count(database, "keypoints") - before
-
-        watched(work, "Finding features", "photos", len(group), done, token.cancel)
+    total = sum(map(len, groups))
+    watched(work, "Finding features", "photos", total, lambda: done[0], token.cancel)
 
 
 def read_descriptors(database: Path) -> dict[str, Array]:
@@ -92,24 +95,26 @@ def read_descriptors(database: Path) -> dict[str, Array]:
 def match_features(database: Path, pairs: Sequence[Pair], pairs_file: Path) -> None:
     """Match the features of pairs of images, and keep the matches that one geometry explains."""
     pycolmap = load_pycolmap()
-    pairs_file.write_text("".join(f"{first} {second}\n" for first, second in pairs))
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = SEED
-    token = pycolmap.CancellationToken()
+    token, done = pycolmap.CancellationToken(), [0]
 
     def work() -> None:
-        pycolmap.match_image_pairs(
-            database_path=database,
-            matching_options=pycolmap.FeatureMatchingOptions(use_gpu=False),
-            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=pairs_file, block_size=_BLOCK),
-            verification_options=verification,
-            device=pycolmap.Device.cpu,
-            cancellation_token=token,
-        )
+        for portion in _portions(pairs, _PAIRS):
+            pairs_file.write_text("".join(f"{first} {second}\n" for first, second in portion))
+            pycolmap.match_image_pairs(
+                database_path=database,
+                matching_options=pycolmap.FeatureMatchingOptions(use_gpu=False),
+                pairing_options=pycolmap.ImportedPairingOptions(match_list_path=pairs_file),
+                verification_options=verification,
+                device=pycolmap.Device.cpu,
+                cancellation_token=token,
+            )
+            if token.is_cancelled:
+                return
+            done[0] += len(portion)
 
-    watched(
-        work, "Comparing photos", "pairs", len(pairs), lambda: _count(database, "two_view_geometries"), token.cancel
-    )
+    watched(work, "Comparing photos", "pairs", len(pairs), lambda: done[0], token.cancel)
 
 
 def find_poses(database: Path, images: Path, folder: Path, mapper: Mapper, total: int) -> list[Any]:
@@ -166,11 +171,5 @@ def find_poses(database: Path, images: Path, folder: Path, mapper: Mapper, total
     return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
 
-def _count(database: Path, table: str) -> int:
-    """Rows of a table, as others that write see them committed; 0 while it cannot be read."""
-    try:
-        name = f"{database.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(name, uri=True, timeout=0.1)) as connection:
-            return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-    except sqlite3.Error:
-        return 0
+def _portions(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    return (list(items[start : start + size]) for start in range(0, len(items), size))

@@ -94,7 +94,7 @@ def prepare_photos(photos: Sequence[Path], source: Path, folder: Path) -> dict[s
 
 def save_jpeg(path: Path, pixels: Array, exif: Image.Exif | None = None) -> None:
     """Write uint8 RGB pixels [H, W, 3] so that nothing visible is lost."""
-    extra = {} if exif is None else {"exif": exif.tobytes()}
+    extra: dict[str, Any] = {} if exif is None else {"exif": exif.tobytes()}
     Image.fromarray(pixels).save(path, quality=_JPEG_QUALITY, subsampling=0, **extra)
 
 

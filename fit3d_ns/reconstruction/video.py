@@ -43,7 +43,7 @@ def frames_of_video(video: Path, folder: Path, most: int) -> dict[str, str]:
             f"{MIN_PHOTOS} are needed: walk around what is filmed."
         )
     logger.info("%s: %d of %d frames are used, the sharpest of each stretch", video.name, len(picked), len(sharp))
-    names = {}
+    names: dict[str, str] = {}
     wanted = set(picked)
     with progress("frames") as bar:
         task = bar.add_task("Writing frames", total=len(picked))

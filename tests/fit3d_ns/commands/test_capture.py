@@ -122,20 +122,32 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
             run(arguments)
     assert [path.name for path in arguments.output_dir.iterdir()] == [WORK_FOLDER]
     database = arguments.output_dir / WORK_FOLDER / "database.db"
-    assert engine._count(database, "keypoints") == 4
-    written = database.stat().st_mtime_ns
+    before = {name: features.tobytes() for name, features in engine.read_descriptors(database).items()}
+    assert len(before) == 4
 
-    def features_are_there(place: Path, *_: object) -> None:
-        assert engine._count(place, "keypoints") == 4
-        assert place.stat().st_mtime_ns == written
+    def features_are_as_they_were(place: Path, *_: object) -> None:
+        after = engine.read_descriptors(place)
+        assert {name: features.tobytes() for name, features in after.items()} == before
+        assert len({image.camera_id for image in engine.load_pycolmap().Database.open(place).read_all_images()}) == 1
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(capture, "prepare_photos", None)
-        patch.setattr(capture, "extract_features", features_are_there)
+        patch.setattr(capture, "match_features", features_are_as_they_were)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
-    is_capture(run(arguments))
+    assert is_capture(run(arguments))["photos"] == 4
+
+
+@needs_pycolmap
+@needs_fox
+def test_features_that_are_found_in_two_runs_share_the_camera(photos: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in photos.iterdir())[:4]
+    database = tmp_path / "database.db"
+    for given in (names[:2], names):
+        engine.extract_features(database, photos, [given], "OPENCV", 200)
+    with engine.load_pycolmap().Database.open(database) as opened:
+        assert [image.camera_id for image in opened.read_all_images()] == [1] * 4
 
 
 @needs_pycolmap
