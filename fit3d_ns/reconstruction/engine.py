@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.optional import require_package
 from fit3d_ns.reconstruction.pairs import Pair
@@ -19,8 +20,8 @@ CameraModel = Literal["OPENCV", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Mapper = Literal["incremental", "global"]
 
 SEED = 0
-_PHOTOS, _PAIRS = 8, 64
-"""So many at a time are given to pycolmap, which says nothing of how far it is (and nobody else may read its database
+_PHOTOS, _PAIRS = 4, 32
+"""So many at a time for each core are given to pycolmap, which says nothing of how far it is (and nobody else may read its database
 meanwhile: it does not wait for locks). What a run that is killed loses at most."""
 
 
@@ -56,7 +57,7 @@ def extract_features(
 
     def work() -> None:
         for group in groups:
-            for names in _portions(group, _PHOTOS):
+            for names in _portions(group, _PHOTOS * usable_cores()):
                 reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
                 camera = next((cameras[name] for name in group if name in cameras), None)
                 if camera is not None:
@@ -100,7 +101,7 @@ def match_features(database: Path, pairs: Sequence[Pair], pairs_file: Path) -> N
     token, done = pycolmap.CancellationToken(), [0]
 
     def work() -> None:
-        for portion in _portions(pairs, _PAIRS):
+        for portion in _portions(pairs, _PAIRS * usable_cores()):
             pairs_file.write_text("".join(f"{first} {second}\n" for first, second in portion))
             pycolmap.match_image_pairs(
                 database_path=database,
