@@ -21,8 +21,8 @@ Mapper = Literal["incremental", "global"]
 
 SEED = 0
 _PHOTOS, _PAIRS = 4, 32
-"""So many at a time for each core are given to pycolmap, which says nothing of how far it is (and nobody else may read its database
-meanwhile: it does not wait for locks). What a run that is killed loses at most."""
+"""So many at a time for each core are given to pycolmap, which says nothing of how far it is, and whose database nobody
+else may read meanwhile: it does not wait for locks. What a run that is killed loses at most."""
 
 
 def load_pycolmap() -> Any:
