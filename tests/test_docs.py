@@ -21,7 +21,7 @@ from fit3d_finetune.backbone.hub import save_finetuned
 from fit3d_finetune.commands import data, demo, finetune, probe, share
 from fit3d_finetune.sharing.onnx_file import write_onnx
 from fit3d_ns.capture.lens import CAMERA_MODELS
-from fit3d_ns.commands import doctor, export, lift, scenes
+from fit3d_ns.commands import capture, doctor, export, lift, scenes
 from fit3d_ns.features.adapter import Adapter, Base, layers_sha256, tensors_of
 from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method import config
@@ -125,6 +125,7 @@ def test_every_target_of_make_that_a_page_names_is_one() -> None:
 
 
 PARSERS: dict[str, Any] = {
+    "fit3d-capture": capture.parse,
     "fit3d-data": data.parse,
     "fit3d-demo": demo.parse,
     "fit3d-doctor": doctor.parse,

@@ -21,7 +21,7 @@ import pytest
 FOLDERS = (
     ("fit3d_ns.common",),
     ("fit3d_ns.capture", "fit3d_ns.remote"),
-    ("fit3d_ns.rasterization",),
+    ("fit3d_ns.rasterization", "fit3d_ns.reconstruction"),
     ("fit3d_ns.features", "fit3d_ns.photometric"),
     ("fit3d_ns.scene",),
     ("fit3d_ns.lifting", "fit3d_ns.machine"),
