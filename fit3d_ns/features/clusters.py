@@ -32,7 +32,8 @@ def fit_clusters(points: Tensor, count: int, weights: Tensor | None = None) -> T
     shares = weights.new_zeros(len(centers))
     for _ in range(_STEPS):
         # A product and no scattered sum: on a GPU the order of its additions is not fixed.
-        members = torch.nn.functional.one_hot(_squares(points, centers).argmin(1), len(centers)) * weights[:, None]
+        belongs = _nearest(points, centers)[:, None]
+        members = weights.new_zeros(len(points), len(centers)).scatter_(1, belongs, weights[:, None])
         shares = members.sum(0)
         moved = torch.where(shares[:, None] > 0, members.T @ points / shares[:, None].clamp_min(1e-12), centers)
         if torch.equal(moved, centers):
@@ -45,13 +46,14 @@ def nearest_cluster(points: Tensor, centers: Tensor) -> Tensor:
     """For each of `points` [..., D] the index [...] of the nearest of `centers` [K, D]."""
     middle = centers.mean(0)
     flat = points.reshape(-1, points.shape[-1]).float()
-    return _squares(flat - middle, centers - middle).argmin(1).reshape(points.shape[:-1])
+    return _nearest(flat - middle, centers - middle).reshape(points.shape[:-1])
 
 
 def _seeds(points: Tensor, count: int, weights: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     centers = points[:0]
     chances = weights
+    nearest: Tensor | None = None
     for _ in range(count):
         sums = chances.double().cumsum(0)
         if float(sums[-1]) <= 0:
@@ -59,12 +61,12 @@ def _seeds(points: Tensor, count: int, weights: Tensor) -> Tensor:
         drawn = sums[-1] * float(torch.rand((), generator=generator, dtype=torch.float64))
         index = int(torch.searchsorted(sums, drawn, right=True).clamp(max=len(points) - 1))
         centers = torch.cat([centers, points[index][None]])
-        squares = _squares(points, centers).amin(1)
-        # Below is rounding: the point is one that a centre stands on.
-        chances = weights * torch.where(squares > 1e-6 * (points.square().sum(1) + 1e-30), squares, 0.0)
+        squares = (points - points[index]).square().sum(1)
+        nearest = squares if nearest is None else torch.minimum(nearest, squares)
+        chances = weights * nearest
     return centers if len(centers) else points[:1]
 
 
-def _squares(points: Tensor, centers: Tensor) -> Tensor:
-    """Squared distances [N, K]."""
-    return points.square().sum(1)[:, None] - 2 * points @ centers.T + centers.square().sum(1)
+def _nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """[N]; of the squared distances only what differs between centres."""
+    return torch.addmm(centers.square().sum(1), points, centers.T, alpha=-2).argmin(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.pca import ColorProjection, PCAAccumulator
 from fit3d_ns.lifting.maps import LiftedFeatures
 
-MOST_SAMPLES = 50_000
+MOST_SAMPLES = 10_000
 """Gaussians that colours and clusters are fitted to: more would not change them."""
 
 
@@ -40,11 +40,14 @@ class CarriedFeatures:
 @torch.no_grad()
 def fit_colors(codes: Tensor, decoder: FeatureDecoder, opacities: Tensor) -> ColorProjection:
     """Colours fitted to what Gaussians carry [N, D] themselves, weighted by opacity [N]."""
-    weight, bias = decoder.as_matrix()
-    step = sample_step(len(codes))
-    accumulator = PCAAccumulator(decoder.channels)
-    accumulator.add(codes[::step] @ weight.T + bias, opacities[::step])
-    return ColorProjection.from_basis(accumulator.basis(3))
+    # Components in few coordinates are those of the decoded features: their matrix is D + 1 wide, and not C.
+    coordinates, step = Coordinates(decoder), sample_step(len(codes))
+    accumulator = PCAAccumulator(coordinates.basis.shape[1])
+    accumulator.add(coordinates.of_codes(codes[::step]), opacities[::step])
+    found = accumulator.basis(3)
+    placed = torch.stack([found.mean, *found.components]).to(coordinates.basis)
+    mean, *components = coordinates.to_features(placed).to(found.mean)
+    return ColorProjection.from_basis(replace(found, mean=mean, components=torch.stack(components)))
 
 
 def sample_step(count: int) -> int:
