@@ -57,6 +57,13 @@ class FeatureDecoder(nn.Module):
             raise ValueError("only the linear decoder can be inverted")
         return (features.to(self.bias) - self.bias) @ torch.linalg.pinv(self.weight).T
 
+    def as_matrix(self) -> tuple[Tensor, Tensor]:
+        """What a code decodes to that all its neighbours have, too: weight [C, D] and bias [C] of an affine map."""
+        if self.bias is not None:
+            return self.weight, self.bias
+        weight = self.weight.sum((2, 3))
+        return weight, torch.zeros_like(weight[:, 0])
+
     def forward(self, features: Tensor) -> Tensor:
         """Features [H, W, D] to [H, W, C]. For `linear` any leading shape [..., D] is accepted."""
         if self.kind == "linear":

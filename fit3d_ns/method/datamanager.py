@@ -185,12 +185,16 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         """Feature maps of the evaluation images, in the dataset's order."""
         return self._extract("eval")
 
-    def _extract(self, split: Split) -> FeatureMaps:
+    def train_features_of(self, backbone: BackboneConfig) -> FeatureMaps:
+        """Feature maps of the training images by another backbone, in the dataset's order."""
+        return self._extract("train", backbone)
+
+    def _extract(self, split: Split, backbone: BackboneConfig | None = None) -> FeatureMaps:
         cache = self.cached_train if split == "train" else self.cached_eval
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         return extract_feature_maps(
             _OpaqueImages(cache),
-            self.config.backbone,
+            backbone or self.config.backbone,
             cache_dir=self.config.feature_cache_dir,
             device=self.device,
             names=[path.name for path in dataset.image_filenames],

@@ -78,11 +78,18 @@ def solved_features(
 
 @torch.no_grad()
 def training_views(
-    datamanager: Fit3DDatamanager, camera_optimizer: CameraOptimizer, device: torch.device | str
+    datamanager: Fit3DDatamanager,
+    camera_optimizer: CameraOptimizer,
+    device: torch.device | str,
+    maps: FeatureMaps | None = None,
 ) -> list[PinholeView]:
-    """The training cameras with their patch grids and masks, poses as the camera optimiser has them."""
+    """The training cameras with the patch grids of `maps` (None: the run's backbone's) and masks.
+
+    Poses are as the camera optimiser has them.
+    """
     views = []
-    for index, grid in enumerate(datamanager.train_features.grid_sizes):
+    maps = datamanager.train_features if maps is None else maps
+    for index, grid in enumerate(maps.grid_sizes):
         camera = datamanager.train_cameras[index : index + 1].to(device)
         camera.metadata = {"cam_idx": index}
         mask = datamanager.cached_train[index].get("mask")

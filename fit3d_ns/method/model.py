@@ -30,7 +30,7 @@ from fit3d_ns.method.lpips_metric import without_lpips_download
 from fit3d_ns.method.mcmc import PortableMCMCStrategy, opacity_and_scale_penalty
 from fit3d_ns.method.model_config import Fit3DModelOptions
 from fit3d_ns.method.rendering import FeatureSplatfacto
-from fit3d_ns.method.viewer import FeatureViewer
+from fit3d_ns.method.viewer.feature_viewer import FeatureViewer
 from fit3d_ns.photometric import compare_images
 
 _SCHEDULES: dict[str, dict[str, Any]] = {
@@ -88,7 +88,10 @@ class Fit3DModel(FeatureSplatfacto):
         # The number of backbone channels is known once the features are (`set_feature_space`), or from the
         # checkpoint (`load_state_dict`).
         self._allocate_feature_space(channels=1)
-        self.feature_viewer = FeatureViewer(self)
+        config = self.config
+        self.feature_viewer = FeatureViewer(
+            self, config.compare_backbone, config.feature_dim, config.feature_view_dependence
+        )
 
     # ---- optimisation
 

@@ -68,6 +68,9 @@ class Fit3DModelOptions(SplatfactoModelConfig):
     """Weight of the opacity penalty (mcmc)."""
     mcmc_scale_reg: float = 0.01
     """Weight of the scale penalty (mcmc)."""
+    compare_backbone: str | None = None
+    """Folder of a fine-tuned backbone to compare with in the viewer: its features of the training photos are lifted
+    into the Gaussians, too, when a page is opened and no training is under way. It changes nothing of the run."""
 
     def check(self) -> None:
         """Raise `InputError` for options that make no sense or do not go together."""

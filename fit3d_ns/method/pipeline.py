@@ -15,6 +15,8 @@ from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.method.cameras import camera_extent
 from fit3d_ns.method.datamanager import Fit3DDatamanager
 from fit3d_ns.method.model import Fit3DModel
+from fit3d_ns.method.viewer.panel import FeaturePanel
+from fit3d_ns.method.viewer.photos import TrainingPhotos
 
 
 @dataclass
@@ -47,6 +49,13 @@ class Fit3DPipeline(VanillaPipeline):
             self.model.set_feature_space(self.datamanager.feature_basis)
         if config.model.scene_extent == "cameras":
             self.model.set_extent(camera_extent(self.datamanager.train_dataset.cameras.camera_to_worlds))
+
+        self.model.feature_viewer.use_photos(TrainingPhotos(self.datamanager, self.model.camera_optimizer))
+
+    @property
+    def Features(self) -> FeaturePanel:  # noqa: N802
+        """The viewer's panel: nerfstudio calls its folder as the shortest chain of attributes that leads there."""
+        return self.model.feature_viewer.panel
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:

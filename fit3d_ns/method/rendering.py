@@ -17,7 +17,8 @@ from fit3d_ns.lifting.maps import LiftedFeatures
 from fit3d_ns.method.activation import activated
 from fit3d_ns.method.cameras import pinhole_view
 from fit3d_ns.method.model_config import Fit3DModelOptions
-from fit3d_ns.method.viewer import FeatureViewer
+from fit3d_ns.method.viewer.feature_viewer import FeatureViewer
+from fit3d_ns.method.viewer.shown import SHOWN_CHANNELS
 from fit3d_ns.photometric import composite
 from fit3d_ns.scene.render import rasterize
 from fit3d_ns.scene.splats import Splats
@@ -104,8 +105,8 @@ class FeatureSplatfacto(SplatfactoModel):
             `rgb` [H, W, 3], `accumulation` [H, W, 1], `depth` [H, W, 1] (scene units; None in training unless
             asked for) and `background`. In training steps with a feature loss `features` [H, W, feature_dim + 1], the
             blended features and, last, the learned error (one map: slicing would copy it in every backward).
-            Outside training: `feature_pca` [H, W, 3], `feature_error` [H, W, 1] and, once a point was clicked
-            in the viewer, `similarity` [H, W, 1].
+            Outside training: `feature_pca` [H, W, 3], `feature_error` [H, W, 1], `clusters` [H, W, 3] and, once a
+            point was clicked in the viewer, `similarity` [H, W, 1]; of the Gaussians that the viewer's controls leave.
         """
         training = self.training
         camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if training else camera.camera_to_worlds
@@ -116,7 +117,7 @@ class FeatureSplatfacto(SplatfactoModel):
             width, height = int(camera.width.item()), int(camera.height.item())
             outputs = self.get_empty_outputs(width, height, self.background_color.to(self.device))
             empty = outputs["accumulation"]
-            return {**outputs, "feature_pca": empty.expand(-1, -1, 3), "feature_error": empty}
+            return {**outputs, **({} if training else self.feature_viewer.outputs_of_nothing(empty))}
         view = pinhole_view(camera, camera_to_worlds, self._get_downscale_factor())
         self.last_size = (view.height, view.width)
 
@@ -150,8 +151,7 @@ class FeatureSplatfacto(SplatfactoModel):
             "background": background if training else background.expand(*self.last_size, 3),
         }
         if not training:
-            features, errors = gaussians["features"], gaussians["feature_errors"]
-            outputs.update(self.feature_viewer.outputs(splats, features, errors, view))
+            outputs.update(self.feature_viewer.outputs(splats, gaussians[SHOWN_CHANNELS], view))
         elif self.features_active:
             downscale = self._get_downscale_factor() * self.config.feature_downscale
             view = pinhole_view(camera, camera_to_worlds, downscale)
@@ -168,9 +168,12 @@ class FeatureSplatfacto(SplatfactoModel):
 
     def _cropped_gaussians(self) -> dict[str, Tensor]:
         gaussians = dict(self.gauss_params.items())
-        if self.crop_box is None or self.training:
+        if self.training:
             return gaussians
-        inside = self.crop_box.within(self.means).squeeze()
+        gaussians = self.feature_viewer.prepared(gaussians)
+        if self.crop_box is None:
+            return gaussians
+        inside = self.crop_box.within(gaussians["means"]).reshape(-1)
         return {name: values[inside] for name, values in gaussians.items()}
 
     def _render_features(self, gaussians: dict[str, Tensor], splats: Splats, view: PinholeView) -> Tensor:
@@ -180,9 +183,3 @@ class FeatureSplatfacto(SplatfactoModel):
             maps = [rasterize(splats, features, view)[0], rasterize(held, errors, still)[0]]
             return torch.cat([map.squeeze(0) for map in maps], dim=-1)
         return rasterize(held, torch.cat([features, errors], dim=1), still)[0].squeeze(0)
-
-    def decode_gaussians(self, features: Tensor) -> Tensor:
-        """Decode isolated feature vectors [M, D] to [M, C], each as if its whole neighbourhood had its value."""
-        if self.decoder.kind == "linear":
-            return self.decoder(features)
-        return features @ self.decoder.weight.sum((2, 3)).T

@@ -76,6 +76,10 @@ class Fit3DTrainer(Trainer):
         with self.random_stream:
             return super().train_iteration(step)
 
+    def eval_iteration(self, step: int) -> None:
+        with self.pipeline.model.feature_viewer.everything_shown():
+            super().eval_iteration(step)
+
     def setup_optimizers(self) -> Optimizers:
         optimizers = dict(self.config.optimizers)
         optimizers["means"] = in_units_of(self.pipeline.model.extent, optimizers["means"])

@@ -61,9 +61,17 @@ class Splats:
         """The same Gaussians, where no gradient reaches them."""
         return self._each(Tensor.detach)
 
+    def copied(self) -> Splats:
+        """The same values in memory of their own, whatever becomes of these."""
+        return self._each(lambda values: values.detach().clone())
+
     def to(self, device: torch.device | str) -> Splats:
         """The same Gaussians on another device."""
         return self._each(lambda values: values.to(device))
+
+    def subset(self, chosen: Tensor) -> Splats:
+        """The Gaussians that `chosen` [N] (bool) or indices name."""
+        return self._each(lambda values: values[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Splats:
         return Splats(*(change(getattr(self, name)) for name in TENSORS), rasterize_mode=self.rasterize_mode)

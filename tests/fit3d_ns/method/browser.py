@@ -87,8 +87,18 @@ class ViewerPage:
 
     def choose_output(self, name: str) -> None:
         """Choose an entry of the drop-down 'Output type'."""
-        self._output_type().click()
+        self.choose("Output type", name)
+
+    def choose(self, label: str, name: str) -> None:
+        """Choose an entry of a drop-down."""
+        self._input(label).click()
         self._page.get_by_role("option", name=name, exact=True).click()
+
+    def write(self, label: str, text: str) -> None:
+        """Write into the field of a text or slider."""
+        field = self._input(label)
+        field.fill(text)
+        field.press("Enter")
 
     def click_scene(self, x: float, y: float) -> None:
         """Click in the scene, at fractions of its width and height."""
@@ -99,12 +109,16 @@ class ViewerPage:
 
     def output_types(self) -> list[str]:
         """The entries of the drop-down 'Output type'."""
-        self._output_type().click()
+        self._input("Output type").click()
         options = self._page.get_by_role("option")
         options.first.wait_for()
         names = options.all_inner_texts()
         self._page.keyboard.press("Escape")
         return names
+
+    def shows(self, text: str) -> bool:
+        """Whether a text is somewhere on the page."""
+        return self._page.get_by_text(text).count() > 0
 
     def screenshot(self) -> np.ndarray:
         """The scene as the page shows it [H, W, 3], uint8."""
@@ -135,9 +149,10 @@ class ViewerPage:
 
     # ----
 
-    def _output_type(self) -> Locator:
-        # Mantine ties no label to its input: it is the first input after the text.
-        return self._page.get_by_text("Output type", exact=True).locator("xpath=following::input[1]")
+    def _input(self, label: str) -> Locator:
+        # Mantine ties no label to its input: it is the first input that can be seen after the text.
+        text = self._page.get_by_text(label, exact=True).last
+        return text.locator("xpath=following::input[not(@type='hidden')][1]")
 
     def _canvas_box(self) -> Any:
         # Two canvases lie on top of each other. The one for 2D marks also reaches below the panel.

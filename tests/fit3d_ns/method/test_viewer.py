@@ -155,7 +155,7 @@ def test_buttons_work_while_training(trainer_with_viewer: Fit3DTrainer) -> None:
     assert viewer is not None
     elements = [element for _, element in viewer.viewer_elements]
     names = {element.name for element in elements}
-    assert names >= {"Refit PCA colours", "Similarity: pick a point", "Similarity: clear"}
+    assert names >= {"Refit colours", "Similarity: pick a point", "Similarity: clear"}
 
     def press_all() -> None:
         for element in elements:

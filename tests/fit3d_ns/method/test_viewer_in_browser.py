@@ -16,8 +16,14 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
+from fit3d_finetune.backbone.hub import save_finetuned
+from fit3d_ns.features.backbone import load_backbone
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.model import Fit3DModel
+from fit3d_ns.method.pipeline import Fit3DPipeline
+from fit3d_ns.method.viewer.legend import COMPARED, LIFTED
+from fit3d_ns.method.viewer.selection import Limits
+from fit3d_ns.scene.ply import read_splat_ply
 from tests.console_scripts import train_briefly
 from tests.fit3d_ns.method.browser import CHROMIUM, ViewerPage, open_page, running_viewer
 from tests.scenes import write_capture
@@ -38,11 +44,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(config: Path) -> Fit3DModel:
-    """The run's model in this process, to know what the page ought to show."""
+def pipeline(config: Path) -> Fit3DPipeline:
+    """The run in this process."""
     _, pipeline, _, _ = eval_setup(config, test_mode="test")
+    assert isinstance(pipeline, Fit3DPipeline)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def model(pipeline: Fit3DPipeline) -> Fit3DModel:
+    """The run's model in this process, to know what the page ought to show."""
     model = pipeline.model
-    assert isinstance(model, Fit3DModel)
     model.set_background(torch.tensor(BACKGROUND) / 255)
     return model
 
@@ -57,9 +69,10 @@ def shared_page(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def page(shared_page: ViewerPage) -> ViewerPage:
-    """The page with the output type rgb and no point picked."""
+    """The page with the output type rgb, no point picked, and nothing hidden."""
     if "similarity" in shared_page.output_types():
         shared_page.press("Similarity: clear")
+    shared_page.write("Isolate: distance ≤", "2")
     shared_page.choose_output("rgb")
     return shared_page
 
@@ -110,6 +123,23 @@ def _pick_point(page: ViewerPage) -> None:
     page.wait_until(click, lambda names: "similarity" in names, "the output similarity")
 
 
+def _pick_in(model: Fit3DModel, camera: Cameras) -> tuple[int, int]:
+    """What the click in the page does, in this process: row and column of its pixel."""
+    column, row = int(CLICK[0] * int(camera.width)), int(CLICK[1] * int(camera.height))
+    ray = torch.linalg.inv(camera.get_intrinsics_matrices()[0]) @ torch.tensor([column + 0.5, row + 0.5, 1.0])
+    rotation = world_to_camera(camera.camera_to_worlds)[0, :3, :3]
+    model.feature_viewer.pick(camera.camera_to_worlds[0, :, 3], rotation.T @ ray)
+    return row, column
+
+
+def test_the_page_begins_with_the_view_of_a_training_camera(page: ViewerPage, pipeline: Fit3DPipeline) -> None:
+    first = pipeline.datamanager.train_dataset.cameras[0]
+    camera = _camera(page)
+    torch.testing.assert_close(camera.camera_to_worlds[0], first.camera_to_worlds, atol=1e-3, rtol=0)
+    # The same height of view, however wide the page is.
+    assert float(camera.fy / camera.height) == pytest.approx(float(first.fy / first.height), rel=1e-3)
+
+
 def test_the_page_shows_what_the_model_renders(page: ViewerPage, model: Fit3DModel) -> None:
     _wait_until_shown(page, _rendered(model, page, "rgb"))
 
@@ -126,10 +156,7 @@ def test_a_click_shows_the_similarity_to_the_clicked_point(page: ViewerPage, mod
     page.choose_output("similarity")
 
     camera = _camera(page)
-    column, row = int(CLICK[0] * int(camera.width)), int(CLICK[1] * int(camera.height))
-    ray = torch.linalg.inv(camera.get_intrinsics_matrices()[0]) @ torch.tensor([column + 0.5, row + 0.5, 1.0])
-    rotation = world_to_camera(camera.camera_to_worlds)[0, :3, :3]
-    model.feature_viewer.pick(camera.camera_to_worlds[0, :, 3], rotation.T @ ray)
+    row, column = _pick_in(model, camera)
     expected = _rendered(model, page, "similarity")
     at_click = float(model.get_outputs_for_camera(camera)["similarity"][row, column])
     model.feature_viewer.clear_query()
@@ -150,6 +177,58 @@ def test_refitting_changes_the_colours_of_feature_pca(page: ViewerPage, model: F
     page.choose_output("feature_pca")
     before = _rendered(model, page, "feature_pca")
     _wait_until_shown(page, before)
-    page.press("Refit PCA colours")
+    page.press("Refit colours")
     model.feature_viewer.refit()
     _wait_until_shown(page, _rendered(model, page, "feature_pca"), instead_of=before)
+
+
+def test_the_number_of_clusters_is_what_the_slider_says(page: ViewerPage, model: Fit3DModel) -> None:
+    page.choose_output("clusters")
+    before = _rendered(model, page, "clusters")
+    _wait_until_shown(page, before)
+    assert page.shows("one colour for each group of similar features")
+    page.write("Clusters: k", "3")
+    model.feature_viewer.panel.clusters = 3
+    _wait_until_shown(page, _rendered(model, page, "clusters"), instead_of=before)
+
+
+def test_a_clicked_thing_is_isolated_and_exported(page: ViewerPage, model: Fit3DModel, config: Path) -> None:
+    _pick_point(page)
+    page.write("Isolate: distance ≤", "0.5")
+    _pick_in(model, _camera(page))
+    whole = _rendered(model, page, "rgb")
+    model.feature_viewer.panel.set_limits(Limits(distance=0.5))
+    try:
+        _wait_until_shown(page, _rendered(model, page, "rgb"), instead_of=whole)
+        expected = len(model.feature_viewer.selection())
+    finally:
+        model.feature_viewer.panel.set_limits(Limits())
+        model.feature_viewer.clear_query()
+    page.press("Isolate: export as .ply")
+    path = config.parent / "selection-001.ply"
+    page.wait_until(lambda: page.shows(str(path)), bool, "the path of the file")
+    # The page's click and the one computed here differ by a fraction of a pixel.
+    assert len(read_splat_ply(path)) == pytest.approx(expected, rel=0.05)
+
+
+def test_another_backbone_is_lifted_and_shown(
+    page: ViewerPage, model: Fit3DModel, pipeline: Fit3DPipeline, tmp_path: Path
+) -> None:
+    folder = tmp_path / "finetuned"
+    backbone = load_backbone(pipeline.datamanager.config.backbone)
+    with torch.no_grad():
+        for values in backbone.parameters():
+            values.add_(0.5 * values.std(unbiased=False) * torch.randn_like(values))
+    save_finetuned(backbone, folder, summary={}, card="")
+    page.choose_output("feature_pca")
+    before = _rendered(model, page, "feature_pca")
+    page.write("Backbone", str(folder))
+    page.press("Compare: lift this backbone")
+    model.feature_viewer.compare(str(folder))
+    try:
+        _wait_until_shown(page, _rendered(model, page, "feature_pca"), instead_of=before)
+        assert model.feature_viewer.panel.kind == COMPARED
+    finally:
+        model.feature_viewer.panel.kind = LIFTED
+    page.choose("Features", LIFTED)
+    _wait_until_shown(page, before)

@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerControl
 from fit3d_ns.features.pca import ColorProjection
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.model import Fit3DModel
-from fit3d_ns.method.viewer import look_along
+from fit3d_ns.method.viewer.control import look_along
 from tests.fit3d_ns.method.runs import make_config, train
 
 
@@ -55,6 +55,7 @@ def test_free_cameras_get_pictures_only(model: Fit3DModel) -> None:
         "background": (height, width, 3),
         "feature_pca": (height, width, 3),
         "feature_error": (height, width, 1),
+        "clusters": (height, width, 3),
     }
 
 
@@ -98,7 +99,10 @@ def test_refitting_changes_the_colours_for_good(model: Fit3DModel) -> None:
 
 def test_the_viewer_finds_the_buttons(model: Fit3DModel) -> None:
     names = [element.name for _, element in parse_object(model, ViewerButton, "Custom Elements")]
-    assert sorted(names) == ["Refit PCA colours", "Similarity: clear", "Similarity: pick a point"]
+    assert names == [
+        *("Compare: lift this backbone", "Refit colours", "Similarity: pick a point", "Similarity: clear"),
+        "Isolate: export as .ply",
+    ]
     assert len(parse_object(model, ViewerControl, "Custom Elements")) == 1
 
 
