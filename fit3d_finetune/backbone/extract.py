@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,11 +25,10 @@ from fit3d_finetune.backbone.hub import (
 )
 from fit3d_finetune.backbone.precision import Precision
 from fit3d_ns.capture.images import load_image, rgb_pixels
+from fit3d_ns.common.choices import FeatureChoice
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import Backbone, load_backbone
 
-FeatureChoice = Literal["original", "finetuned", "both"]
-"""Whose features: one backbone's [B, C, h, w], or both concatenated [B, 2 C, h, w], the original's first."""
 Extractor = Backbone | FeatureAssembly
 OneImage = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]] | Tensor
 Images = OneImage | Iterable[OneImage]

@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Annotated
 
-import tyro
-
-from fit3d_finetune.backbone.hub import read_finetuned
-from fit3d_finetune.page.features import load_backbones
-from fit3d_finetune.page.layout import CSS, Page, PageOptions
-from fit3d_finetune.page.photos import find_examples
-from fit3d_finetune.page.server import is_local, require_gradio, require_place, served
+from fit3d_ns.common.choices import DeviceChoice
+from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.device import DeviceChoice, choose_device
 from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.third_parties import quiet_third_parties
 
 SMALLEST_SIZE = 112
 
@@ -46,6 +40,13 @@ class DemoArguments:
 
 def run(arguments: DemoArguments) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
+    from fit3d_finetune.backbone.hub import read_finetuned
+    from fit3d_finetune.page.features import load_backbones
+    from fit3d_finetune.page.layout import CSS, Page, PageOptions
+    from fit3d_finetune.page.photos import find_examples
+    from fit3d_finetune.page.server import is_local, require_gradio, require_place, served
+    from fit3d_ns.common.device import choose_device
+
     if arguments.max_size < SMALLEST_SIZE:
         raise InputError(f"--max-size must be at least {SMALLEST_SIZE} pixels, not {arguments.max_size}.")
     read_finetuned(arguments.finetuned)
@@ -70,13 +71,15 @@ def run(arguments: DemoArguments) -> None:
 
 def parse(words: Sequence[str] | None = None) -> DemoArguments:
     """The arguments of the command line."""
-    return tyro.cli(Annotated[DemoArguments, tyro.conf.arg(name="")], prog="fit3d-demo", args=words)
+    return read_arguments(DemoArguments, "fit3d-demo", words)
 
 
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-demo`."""
-    run(parse())
+    arguments = parse()
+    quiet_third_parties()
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.table import Table
 
-from fit3d_finetune.backbone.adapter import merge_adapter
-from fit3d_finetune.backbone.extract import FeatureChoice
-from fit3d_finetune.sharing.onnx_file import write_onnx
-from fit3d_finetune.sharing.program_file import write_program
-from fit3d_finetune.sharing.publishing import Plan, plan, publish, require_repo_id
+from fit3d_ns.common.choices import FeatureChoice
+from fit3d_ns.common.command_line import answer_version, description
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.common.third_parties import quiet_third_parties
+
+if TYPE_CHECKING:
+    from fit3d_finetune.sharing.publishing import Plan
 
 
 @dataclass
@@ -92,13 +92,20 @@ def run(arguments: Arguments) -> None:
         InputError: whatever is wrong, and what to do; nothing is left half-written.
     """
     if isinstance(arguments, Onnx | Program):
+        from fit3d_finetune.sharing.onnx_file import write_onnx
+        from fit3d_finetune.sharing.program_file import write_program
+
         write = write_onnx if isinstance(arguments, Onnx) else write_program
         written = write(arguments.finetuned, arguments.output, arguments.features, arguments.original_weights)
         logger.info("%s", written)
     elif isinstance(arguments, Merge):
+        from fit3d_finetune.backbone.adapter import merge_adapter
+
         folder = merge_adapter(arguments.finetuned, arguments.output_dir, arguments.original_weights)
         logger.info("Merged: timm.create_model('local-dir:%s', pretrained=True, num_classes=0)", folder)
     else:
+        from fit3d_finetune.sharing.publishing import plan, publish, require_repo_id
+
         require_repo_id(arguments.repo_id)
         planned = plan(arguments.finetuned)
         _show(planned, arguments.repo_id)
@@ -110,6 +117,8 @@ def run(arguments: Arguments) -> None:
 
 
 def _show(planned: Plan, repo_id: str) -> None:
+    from rich.table import Table
+
     shown = Table("file", "MB", title=f"{planned.folder} as {repo_id}")
     for name, size in planned.files.items():
         shown.add_row(name, f"{size / 1e6:.2f}")
@@ -123,15 +132,23 @@ def _show(planned: Plan, repo_id: str) -> None:
 
 def parse(words: Sequence[str] | None = None) -> Arguments:
     """The arguments of the command line."""
+    answer_version(words)
     commands: dict[str, Callable[..., Any]] = {"onnx": Onnx, "program": Program, "merge": Merge, "publish": Publish}
-    arguments: Arguments = tyro.extras.subcommand_cli_from_dict(commands, prog="fit3d-share", args=words)
+    described = description(
+        "A fine-tuned backbone for others: as ONNX, as a program of torch.export, merged, or on a hub."
+    )
+    arguments: Arguments = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="fit3d-share", description=described, args=words
+    )
     return arguments
 
 
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-share`."""
-    run(parse())
+    arguments = parse()
+    quiet_third_parties()
+    run(arguments)
 
 
 if __name__ == "__main__":

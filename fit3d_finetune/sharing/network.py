@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from fit3d_finetune.backbone.extract import Extractor, FeatureChoice
+from fit3d_finetune.backbone.extract import Extractor
 from fit3d_finetune.backbone.hub import Finetuned
+from fit3d_ns.common.choices import FeatureChoice
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import Backbone
 

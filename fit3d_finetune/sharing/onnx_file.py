@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fit3d_finetune.backbone.extract import FeatureChoice, load_extractor
+from fit3d_finetune.backbone.extract import load_extractor
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_finetune.sharing.checking import require_agreement
 from fit3d_finetune.sharing.network import PatchFeatures, describe, trace
 from fit3d_finetune.sharing.outputs import Written, require_free_place
 from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.choices import FeatureChoice
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.optional import require_package
 

@@ -7,38 +7,23 @@ import io
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from fit3d_ns.common.choices import CameraModel, Mapper
+from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
-from fit3d_ns.reconstruction.engine import (
-    CameraModel,
-    Mapper,
-    extract_features,
-    find_poses,
-    load_pycolmap,
-    match_features,
-    read_descriptors,
-)
-from fit3d_ns.reconstruction.model import measure_photos, read_model
-from fit3d_ns.reconstruction.pairs import Pair, alike_pairs, all_pairs, sequential_pairs
-from fit3d_ns.reconstruction.photos import (
-    MIN_PHOTOS,
-    camera_groups,
-    list_photos,
-    prepare_photos,
-    write_smaller_copies,
-)
-from fit3d_ns.reconstruction.quality import find_faults
-from fit3d_ns.reconstruction.summary import make_summary, say_summary
-from fit3d_ns.reconstruction.video import frames_of_video
+from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, Workplace, key_of, open_workplace
+
+if TYPE_CHECKING:
+    from fit3d_ns.reconstruction.pairs import Pair
 
 Matching = Literal["sequential", "exhaustive", "alike"]
 
@@ -81,6 +66,9 @@ class CaptureArguments:
 @exits_on_input_error
 def run(arguments: CaptureArguments) -> Path:
     """Make the capture that the arguments ask for; returns its folder."""
+    from fit3d_ns.reconstruction.engine import load_pycolmap
+    from fit3d_ns.reconstruction.summary import say_summary
+
     source, output = arguments.source, arguments.output_dir
     _check_numbers(arguments)
     load_pycolmap()
@@ -102,6 +90,8 @@ def run(arguments: CaptureArguments) -> Path:
 
 
 def _check_numbers(arguments: CaptureArguments) -> None:
+    from fit3d_ns.reconstruction.photos import MIN_PHOTOS
+
     for option, value, least in (
         ("--frames", arguments.frames, MIN_PHOTOS),
         ("--max-photos", arguments.max_photos, MIN_PHOTOS),
@@ -112,6 +102,8 @@ def _check_numbers(arguments: CaptureArguments) -> None:
 
 
 def _source_files(source: Path, most: int | None) -> list[Path]:
+    from fit3d_ns.reconstruction.photos import list_photos
+
     if source.is_dir():
         return list_photos(source, most)
     if not source.is_file():
@@ -120,6 +112,13 @@ def _source_files(source: Path, most: int | None) -> list[Path]:
 
 
 def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> None:
+    from fit3d_ns.reconstruction.engine import extract_features, find_poses, load_pycolmap, match_features
+    from fit3d_ns.reconstruction.model import measure_photos, read_model
+    from fit3d_ns.reconstruction.photos import MIN_PHOTOS, camera_groups, prepare_photos, write_smaller_copies
+    from fit3d_ns.reconstruction.quality import find_faults
+    from fit3d_ns.reconstruction.summary import make_summary
+    from fit3d_ns.reconstruction.video import frames_of_video
+
     source, is_video = arguments.source, not arguments.source.is_dir()
     seconds: dict[str, float] = {}
 
@@ -189,6 +188,9 @@ def choose_pairs(
     choice: Literal["auto", "sequential", "exhaustive", "alike"], names: list[str], is_video: bool, place: Workplace
 ) -> tuple[Matching, list[Pair]]:
     """Which pairs of photos are compared, and by which rule; said in the log."""
+    from fit3d_ns.reconstruction.engine import read_descriptors
+    from fit3d_ns.reconstruction.pairs import alike_pairs, all_pairs, sequential_pairs
+
     matching: Matching = choice if choice != "auto" else "sequential" if is_video else "exhaustive"
     if choice == "auto" and not is_video and len(names) > MOST_EXHAUSTIVE:
         matching = "alike"
@@ -213,10 +215,16 @@ def write_transforms(model: Path, folder: Path) -> None:
     path.write_text(json.dumps(meta, indent=4))
 
 
+def parse(words: Sequence[str] | None = None) -> CaptureArguments:
+    """The arguments of the command line."""
+    return read_arguments(CaptureArguments, "fit3d-capture", words)
+
+
 @exits_on_input_error
 def main() -> None:
     """Console script `fit3d-capture`."""
-    arguments = tyro.cli(Annotated[CaptureArguments, tyro.conf.arg(name="")], prog="fit3d-capture")
+    arguments = parse()
+    quiet_third_parties()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(arguments)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from fit3d_ns.common.choices import CameraModel, Mapper
 from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.optional import require_package
@@ -16,8 +17,6 @@ from fit3d_ns.reconstruction.watched import watched
 
 T = TypeVar("T")
 Array = np.ndarray[Any, np.dtype[Any]]
-CameraModel = Literal["OPENCV", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
-Mapper = Literal["incremental", "global"]
 
 SEED = 0
 _PHOTOS, _PAIRS = 4, 32

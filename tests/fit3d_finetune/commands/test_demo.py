@@ -26,7 +26,7 @@ def test_the_page_is_for_this_machine_alone_unless_asked() -> None:
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio", reason="needs gradio")
-    monkeypatch.setattr("fit3d_finetune.commands.demo.load_backbones", None)
+    monkeypatch.setattr("fit3d_finetune.page.features.load_backbones", None)
     folder = write_folder(tmp_path / "finetuned", heads=False)
     for arguments, said in (
         (DemoArguments(tmp_path), "not a fine-tuned backbone"),

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fit3d_finetune.backbone.extract import FeatureChoice, load_extractor
+from fit3d_finetune.backbone.extract import load_extractor
 from fit3d_finetune.sharing import onnx_file
 from fit3d_finetune.sharing.network import TRACED, PatchFeatures
 from fit3d_finetune.sharing.onnx_file import write_onnx
 from fit3d_finetune.sharing.outputs import Written
+from fit3d_ns.common.choices import FeatureChoice
 from fit3d_ns.common.errors import InputError
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
