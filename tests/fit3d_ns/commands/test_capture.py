@@ -117,7 +117,7 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "match_features", stop)
+        patch.setattr(engine, "match_features", stop)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
     assert [path.name for path in arguments.output_dir.iterdir()] == [WORK_FOLDER]

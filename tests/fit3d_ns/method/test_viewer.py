@@ -135,11 +135,18 @@ def test_renderings_that_are_interrupted_anywhere_leave_nothing_locked_or_wrong(
 
         return trace
 
-    for _ in range(60):
-        with suppress(IOChangeException), SetTrace(interrupt_after(lines.randrange(1, 2000))):
-            interrupted += 1
-            _look(trainer)
-            interrupted -= 1
+    def interrupt() -> None:
+        nonlocal interrupted
+        for _ in range(60):
+            with suppress(IOChangeException), SetTrace(interrupt_after(lines.randrange(1, 2000))):
+                interrupted += 1
+                _look(trainer)
+                interrupted -= 1
+
+    # On a thread of its own, as the viewer does: where torch.no_grad is interrupted itself, gradients stay off there.
+    rendering = threading.Thread(target=interrupt, daemon=True)
+    rendering.start()
+    rendering.join(120)
     assert interrupted > 20
     seen: list[Pictures] = []
     thread = threading.Thread(target=lambda: seen.append(_look(trainer)), daemon=True)
