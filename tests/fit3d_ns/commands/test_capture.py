@@ -237,14 +237,14 @@ def test_large_sets_are_compared_by_likeness(monkeypatch: pytest.MonkeyPatch) ->
     names = [f"{index:04d}" for index in range(200)]
     generator = np.random.default_rng(0)
     found = {name: generator.integers(0, 255, (20, 128), dtype=np.uint8) for name in names}
-    monkeypatch.setattr(capture, "read_descriptors", lambda database: found)
+    monkeypatch.setattr(engine, "read_descriptors", lambda database: found)
 
     class Place:
         database = Path("x")
 
     choices = [
-        capture.choose_pairs("auto", names[:n], video, Place())
+        capture.choose_pairs("auto", names[:n], video, Place())  # type: ignore[arg-type]
         for n, video in ((150, False), (200, False), (200, True))
-    ]  # type: ignore[arg-type]
+    ]
     assert [matching for matching, _ in choices] == ["exhaustive", "alike", "sequential"]
     assert len(choices[1][1]) < 200 * 199 / 2
