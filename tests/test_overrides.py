@@ -21,7 +21,10 @@ TEXT = PAGE.read_text()
 FOREIGN = ("nerfstudio", "gsplat", "torchmetrics", "torch", "numba", "timm", "llvmlite")
 NAMES = sorted(set(re.findall(rf"`((?:{'|'.join((*FOREIGN, 'fit3d_ns', 'fit3d_finetune'))})(?:\.\w+)+)`", TEXT)))
 # Every class has these; none of them is behaviour of the parent.
-NOT_BEHAVIOUR = {"__module__", "__doc__", "__annotations__", "__parameters__", "__orig_bases__", "__firstlineno__"}
+NOT_BEHAVIOUR = {
+    *("__module__", "__doc__", "__annotations__", "__parameters__", "__orig_bases__"),
+    *("__firstlineno__", "__static_attributes__"),  # since Python 3.13
+}
 
 
 def resolve(name: str) -> Any:
