@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Onnx:
-    """Write the backbone as one ONNX file, for any number and size of images, and check it with onnxruntime."""
-
+class _NewFile:
     finetuned: Annotated[Path, tyro.conf.Positional]
     """Folder that fit3d-finetune wrote."""
-    output: Path = Path("model.onnx")
+    output: Path
     """A file that is not there yet."""
     features: FeatureChoice = "both"
     """original, finetuned, or both concatenated, the original's channels first."""
@@ -37,17 +35,17 @@ class Onnx:
 
 
 @dataclass
-class Program:
+class Onnx(_NewFile):
+    """Write the backbone as one ONNX file, for any number and size of images, and check it with onnxruntime."""
+
+    output: Path = Path("model.onnx")
+
+
+@dataclass
+class Program(_NewFile):
     """Write the backbone as a program of torch.export, which torch runs without timm or fit3d; no pickle is in it."""
 
-    finetuned: Annotated[Path, tyro.conf.Positional]
-    """Folder that fit3d-finetune wrote."""
     output: Path = Path("model.pt2")
-    """A file that is not there yet."""
-    features: FeatureChoice = "both"
-    """original, finetuned, or both concatenated, the original's channels first."""
-    original_weights: str | None = None
-    """Where the original's weights are, if they moved (as backbone.weights of ns-train)."""
 
 
 @dataclass

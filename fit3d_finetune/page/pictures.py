@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from fit3d_finetune.page.features import PhotoFeatures
 from fit3d_finetune.report.pictures import (
@@ -24,6 +25,7 @@ from fit3d_finetune.report.pictures import (
     fit_colours,
     usual_range,
 )
+from fit3d_ns.features.patch_grid import as_squares
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pair = tuple[Array, Array]
@@ -98,8 +100,8 @@ def patch_at(x: float, y: float, size: tuple[int, int], grid: tuple[int, int]) -
 
 def enlarge(picture: Array, size: tuple[int, int]) -> Array:
     """A picture [h, w, 3] on the patch grid as flat squares [height, width, 3]; `patch_at` finds each pixel's patch."""
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip(size, picture.shape[:2], strict=True))
-    return picture[rows[:, None], columns]
+    enlarged: Array = as_squares(torch.from_numpy(picture), *size).numpy()
+    return enlarged
 
 
 def mark(picture: Array, row: int, column: int, grid: tuple[int, int]) -> Array:

@@ -31,8 +31,8 @@ from fit3d_finetune.targets.files import TargetFolder
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_finetune.targets.store import StoreKind, TargetStore
 from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.output_place import default_cache_dir
 from fit3d_ns.features.backbone import BackboneConfig
-from fit3d_ns.features.cache import default_cache_dir
 
 PANEL_WIDTH = 320
 """Pixels of one picture of a sheet."""

@@ -10,8 +10,8 @@ from fit3d_finetune.targets.export_files import ExportFiles, LocalExport, Remote
 from fit3d_finetune.targets.scenes import Scene
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import default_cache_dir
 from fit3d_ns.common.temporaries import sweep_leftovers
-from fit3d_ns.features.cache import default_cache_dir
 from fit3d_ns.remote.cache import RemoteCache
 from fit3d_ns.remote.folder import RemoteFolder, is_url
 from fit3d_ns.scene.description import SceneInfo, file_sha256

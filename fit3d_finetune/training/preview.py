@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import resource
-import shutil
 import time
 from dataclasses import dataclass
 
 import torch
 
 from fit3d_finetune.targets.scenes import Scene, view_refs
-from fit3d_finetune.targets.store import TargetStore
 from fit3d_finetune.training.checkpoint import CHECKPOINT_FILE, read_progress
 from fit3d_finetune.training.learner import make_learner
 from fit3d_finetune.training.order import steps_per_epoch
@@ -22,7 +20,7 @@ from fit3d_finetune.training.step import training_step
 from fit3d_finetune.training.tracking import require_tracker
 from fit3d_ns.common.console import clock
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.output_place import require_writable
+from fit3d_ns.common.output_place import free_bytes, require_writable
 from fit3d_ns.features.backbone import load_backbone
 
 COPIES_WHILE_TRAINING = 4
@@ -105,7 +103,6 @@ def preview(run: Run) -> Preview | None:
         training_step(learner, batch, run.recipe, run.recipe.lr)
         step_seconds = (time.perf_counter() - start) * run.recipe.accumulate
     steps = steps_per_epoch(views, run.recipe) * run.recipe.epochs
-    place = next(part for part in (run.output_dir, *run.output_dir.absolute().parents) if part.exists())
     all_scenes = [*run.train_scenes, *run.val_scenes]
     return Preview(
         run=run,
@@ -119,25 +116,13 @@ def preview(run: Run) -> Preview | None:
         memory_bytes=peak_memory(run.device),
         weights_bytes=size,
         targets_bytes=sum(size_of_targets(train, scene) for scene in all_scenes),
-        free_bytes=shutil.disk_usage(place).free,
+        free_bytes=free_bytes(run.output_dir),
     )
 
 
 def size_of_targets(samples: Samples, scene: Scene) -> int:
     """Bytes that all targets of a scene take that samples are made of."""
-    stores: set[TargetStore] = {
-        store
-        for store in (
-            samples.targets,
-            samples.originals,
-            samples.geometry,
-            samples.class_tokens,
-            samples.grams,
-            samples.anchors,
-        )
-        if store is not None
-    }
-    return sum(store.size_of(store.rule.on_grid(scene)) for store in stores)
+    return sum(store.size_of(store.rule.on_grid(scene)) for store in samples.stores)
 
 
 def peak_memory(device: str) -> int:

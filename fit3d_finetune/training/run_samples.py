@@ -9,8 +9,7 @@ from fit3d_finetune.training.run import Run
 from fit3d_finetune.training.samples import Samples
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.output_place import require_writable
-from fit3d_ns.features.cache import default_cache_dir
+from fit3d_ns.common.output_place import default_cache_dir, require_writable
 from fit3d_ns.scene.description import Split
 
 

@@ -92,10 +92,15 @@ class Samples:
         return len(self.refs)
 
     @property
+    def stores(self) -> set[TargetStore]:
+        """All that samples are read from; one may serve twice."""
+        stores = {self.targets, self.originals, self.geometry, self.class_tokens, self.grams, self.anchors}
+        return {store for store in stores if store is not None}
+
+    @property
     def target_seconds(self) -> float:
         """Spent on targets so far."""
-        stores = {self.targets, self.originals, self.geometry, self.class_tokens, self.grams, self.anchors}
-        return sum(store.seconds for store in stores if store is not None)
+        return sum(store.seconds for store in self.stores)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is, without augmentation."""

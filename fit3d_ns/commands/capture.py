@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from fit3d_ns.common.choices import CameraModel, Mapper
-from fit3d_ns.common.command_line import read_arguments
+from fit3d_ns.common.command_line import read_arguments, resumable
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
+from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, Workplace, key_of, open_workplace
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from fit3d_ns.reconstruction.pairs import Pair
 
 Matching = Literal["sequential", "exhaustive", "alike"]
+MatchingChoice = Literal["auto", "sequential", "exhaustive", "alike"]
 
 MOST_EXHAUSTIVE = 150
 """Photos up to which every two are compared."""
@@ -49,7 +49,7 @@ class CaptureArguments:
     """Of a video: how many frames at most. The sharpest are taken, and none where the camera stands."""
     max_photos: int | None = None
     """Of a folder: take at most so many, evenly. None: all."""
-    matching: Literal["auto", "sequential", "exhaustive", "alike"] = "auto"
+    matching: MatchingChoice = "auto"
     """Which photos are compared. sequential: each with the next ones (auto for a video); exhaustive: every two (auto up
     to 150 photos); alike: each with the 30 whose features are most alike as a whole (auto above)."""
     mapper: Literal["auto", "incremental", "global"] = "auto"
@@ -185,7 +185,7 @@ def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> 
 
 
 def choose_pairs(
-    choice: Literal["auto", "sequential", "exhaustive", "alike"], names: list[str], is_video: bool, place: Workplace
+    choice: MatchingChoice, names: list[str], is_video: bool, place: Workplace
 ) -> tuple[Matching, list[Pair]]:
     """Which pairs of photos are compared, and by which rule; said in the log."""
     from fit3d_ns.reconstruction.engine import read_descriptors
@@ -225,12 +225,8 @@ def main() -> None:
     """Console script `fit3d-capture`."""
     arguments = parse()
     quiet_third_parties()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with resumable():
         run(arguments)
-    except KeyboardInterrupt:
-        logger.warning("stopped; the same command goes on from there")
-        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 if __name__ == "__main__":

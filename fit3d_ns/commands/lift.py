@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +45,14 @@ class BackboneChoice:
         """
         name, weights, layer = self.name or base.name, self.weights or base.weights, self.layer
         if layer is None:
+            from fit3d_ns.features.weights import tuned_layer
+
             # Another network's layers are others: its default then.
-            layer = base.layer if (name, weights) == (base.name, base.weights) else tuned_layer(weights)
+            layer = (
+                base.layer
+                if (name, weights) == (base.name, base.weights)
+                else tuned_layer(weights, ", or give --backbone.layer")
+            )
         return BackboneConfig(
             name=name,
             weights=weights,
@@ -56,25 +61,6 @@ class BackboneChoice:
             precision=base.precision,
             input_rule=base.input_rule,
         )
-
-
-def tuned_layer(weights: str) -> int | None:
-    """The block that fit3d-finetune tuned, of a folder that it wrote; None for any other weights.
-
-    Raises:
-        InputError: its description is damaged.
-    """
-    from fit3d_ns.features.weights import FINETUNED_FILE, weights_folder
-
-    folder = weights_folder(weights)
-    if folder is None or not (folder / FINETUNED_FILE).is_file():
-        return None
-    try:
-        return int(json.loads((folder / FINETUNED_FILE).read_text())["original"]["layer"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / FINETUNED_FILE} is damaged ({error!r}): fine-tune again, or give --backbone.layer."
-        ) from error
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from typing import Literal
 
 from rich.live import Live
 
-from fit3d_ns.common.command_line import read_arguments
+from fit3d_ns.common.command_line import read_arguments, resumable
 from fit3d_ns.common.console import CONSOLE, logger, redraws
-from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
+from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -247,12 +246,8 @@ def main() -> None:
     """Console script `fit3d-scenes`; exit code 1 if a scene failed."""
     arguments = parse()
     quiet_third_parties()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with resumable():
         statuses = run(arguments)
-    except KeyboardInterrupt:
-        logger.warning("stopped; the same command goes on from there")
-        raise SystemExit(EXIT_INTERRUPTED) from None
     if any(status.state != "done" for status in statuses):
         raise SystemExit(1)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import tyro
 
+from fit3d_ns.common.console import logger
+from fit3d_ns.common.errors import EXIT_INTERRUPTED
 from fit3d_ns.common.version import installed_version
 
 Arguments = TypeVar("Arguments")
@@ -40,3 +44,14 @@ def answer_version(words: Sequence[str] | None = None) -> None:
     if "--version" in (sys.argv[1:] if words is None else words):
         print(f"fit3d {installed_version()}")
         raise SystemExit(0)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Around the work of a command that goes on when it is given again: Ctrl-C and SIGTERM say so and end it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("stopped; the same command goes on from there")
+        raise SystemExit(EXIT_INTERRUPTED) from None

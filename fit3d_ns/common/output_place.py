@@ -95,6 +95,12 @@ def _explained(error: OSError | ValueError, folder: Path) -> str:
     return f"it cannot be written ({getattr(error, 'strerror', None) or error})"
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk that a folder is on, or will be."""
+    place = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    return shutil.disk_usage(place).free
+
+
 def marker_file(command: str) -> str:
     """Name of the file by which a folder says that `command` writes there."""
     return f".{command}"
@@ -134,6 +140,11 @@ def mark_own_folder(folder: Path, command: str) -> None:
     if not marker.is_file():
         with atomic_file(marker) as temporary:
             temporary.write_text(f"{command} writes its results here, and replaces those that it wrote before.\n")
+
+
+def default_cache_dir() -> Path:
+    """$FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
+    return Path(os.environ.get("FIT3D_CACHE_DIR") or "~/.cache/fit3d").expanduser()
 
 
 def prepare_cache_folder(folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger, progress
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.output_place import prepare_cache_folder
+from fit3d_ns.common.output_place import default_cache_dir, prepare_cache_folder
 from fit3d_ns.features.backbone import (
     Backbone,
     BackboneConfig,
@@ -106,11 +105,6 @@ class FeatureMap:
     def load(self) -> Tensor:
         """[h, w, C], fp16, on the patch grid."""
         return self.maps[self.index]
-
-
-def default_cache_dir() -> Path:
-    """$FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
-    return Path(os.environ.get("FIT3D_CACHE_DIR") or "~/.cache/fit3d").expanduser()
 
 
 def extract_feature_maps(

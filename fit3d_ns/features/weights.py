@@ -67,6 +67,25 @@ def weights_folder(weights: str) -> Path | None:
     return path if weights not in ("hub", "offline", "random") and path.is_dir() else None
 
 
+def tuned_layer(weights: str, otherwise: str = "") -> int | None:
+    """The block that fit3d-finetune tuned, of a folder that it wrote; None for any other weights.
+
+    Args:
+        weights: as `BackboneConfig.weights`.
+        otherwise: what else can be done about a damaged description, for the message.
+
+    Raises:
+        InputError: its description is damaged.
+    """
+    folder = weights_folder(weights)
+    if folder is None or not (folder / FINETUNED_FILE).is_file():
+        return None
+    try:
+        return int(json.loads((folder / FINETUNED_FILE).read_text())["original"]["layer"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / FINETUNED_FILE} is damaged ({error!r}): fine-tune again{otherwise}.") from error
+
+
 def read_folder_config(folder: Path) -> FolderConfig:
     """Read and check `config.json` of a local-dir folder, as timm's `save_for_hf` writes it."""
     path = folder / "config.json"

@@ -13,8 +13,8 @@ from fit3d_ns.machine.finding import Finding
 
 PROCESSOR, GPU = "processor", "gpu"
 
-LEAST_MEMORY = 3_000_000_000
-"""Bytes that a scene of 40,000 Gaussians takes, with its process."""
+SCENE_MEMORY = 3_000_000_000
+"""Bytes of main memory for a scene of 40,000 Gaussians, with its process, which takes two."""
 
 FLAGS = {"avx512f": "AVX-512", "avx512_bf16": "bf16 (AVX-512)", "amx_bf16": "bf16 (AMX)", "avx2": "AVX2"}
 """Of /proc/cpuinfo: what kernels and backbones use."""
@@ -26,9 +26,9 @@ def find_processor() -> list[Finding]:
     names = [name for flag, name in FLAGS.items() if flag in flags]
     total, free = memory()
     problem = ""
-    if 0 < total < LEAST_MEMORY:
+    if 0 < total < SCENE_MEMORY:
         problem = (
-            f"{total / 1e9:.1f} GB of memory are less than the {LEAST_MEMORY / 1e9:.0f} that a small scene takes: use "
+            f"{total / 1e9:.1f} GB of memory are less than the {SCENE_MEMORY / 1e9:.0f} that a small scene takes: use "
             "a machine with more, or smaller images."
         )
     return [

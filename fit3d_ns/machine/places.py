@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.output_place import require_writable
+from fit3d_ns.common.output_place import default_cache_dir, free_bytes, require_writable
 from fit3d_ns.features.config import DEFAULT_NAME, BackboneConfig
 from fit3d_ns.machine.finding import Finding
 
@@ -56,8 +55,7 @@ def _there(choice: str) -> bool:
 
 def find_folders() -> list[Finding]:
     """The cache of features and targets, and that of compiled kernels."""
-    folder = Path(os.environ.get("FIT3D_CACHE_DIR") or "~/.cache/fit3d").expanduser()
-    return [cache_folder(folder), kernel_cache()]
+    return [cache_folder(default_cache_dir()), kernel_cache()]
 
 
 def cache_folder(folder: Path) -> Finding:
@@ -68,8 +66,7 @@ def cache_folder(folder: Path) -> Finding:
         problem = f"{str(error).rstrip('.')}: set FIT3D_CACHE_DIR to a folder that can be written."
         return Finding(FOLDERS, "cache", str(folder), problem)
     size, whole = size_of(folder)
-    place = next(part for part in (folder, *folder.absolute().parents) if part.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(folder)
     value = f"{folder}: {'' if whole else 'more than '}{size / 1e9:.2f} GB, {free / 1e9:.1f} GB free"
     problem = ""
     if free < LITTLE_ROOM:

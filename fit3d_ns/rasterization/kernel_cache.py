@@ -18,13 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
-
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.file_lock import locked_file
 from fit3d_ns.rasterization.threads import thread_count
 
 _ROOT = Path(__file__).parents[2]
@@ -37,33 +33,22 @@ def load_kernels(name: str) -> ModuleType:
     """Import a module of kernels, e.g. "fit3d_ns.lifting._kernels", after old compiled code of it was dropped."""
     thread_count()  # sets Numba up before the module imports it
     module = importlib.import_module(name)
-    kernels = {id(kernel): kernel for kernel in vars(module).values() if getattr(kernel, "_cache", None)}
-    locks: dict[str, CompileLock] = {}
-    for kernel in kernels.values():
-        folder = kernel._cache.cache_path
-        if folder and folder not in locks:
-            drop_stale(Path(folder), sources_digest(name.partition(".")[0]))
-            locks[folder] = CompileLock.of(Path(folder))
+    for kernel in vars(module).values():
+        folder = kernel._cache.cache_path if getattr(kernel, "_cache", None) else None
         if folder and not hasattr(kernel.compile, "__wrapped__"):
+            drop_stale(Path(folder), sources_digest(name.partition(".")[0]))
             # Numba looks for compiled code on disk inside of it, so after the lock was waited for.
-            kernel.compile = locks[folder].around(kernel.compile)
+            kernel.compile = compile_lock(Path(folder)).around(kernel.compile)
     return module
 
 
 class CompileLock:
     """Held by the process that compiles kernels into a folder; its own threads and nested kernels pass."""
 
-    _all: dict[Path, CompileLock] = {}  # noqa: RUF012 (one for each folder of the process)
-
     def __init__(self, folder: Path) -> None:
         self._path = folder / _LOCK
         self._threads = threading.RLock()
         self._depth = 0
-
-    @classmethod
-    def of(cls, folder: Path) -> CompileLock:
-        """The one of a folder."""
-        return cls._all.setdefault(folder, cls(folder))
 
     def around(self, compile_kernel: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, which holds the lock meanwhile."""
@@ -79,27 +64,20 @@ class CompileLock:
     def _held(self) -> Iterator[None]:
         with self._threads:
             self._depth += 1
-            handle = self._take() if self._depth == 1 else None
+            handle = None
             try:
+                if self._depth == 1:
+                    with suppress(OSError):  # where there can be no lock, everybody compiles for himself
+                        handle = locked_file(self._path)
                 yield
             finally:
                 self._depth -= 1
                 if handle is not None:
                     os.close(handle)
 
-    def _take(self) -> int | None:
-        """The descriptor of the locked file; None where there can be no lock: everybody compiles for himself."""
-        if fcntl is None:
-            return None
-        with suppress(OSError):
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except BaseException:
-                os.close(handle)
-                raise
-            return handle
-        return None
+
+compile_lock = cache(CompileLock)
+"""The one of a folder, in this process."""
 
 
 @cache

@@ -14,11 +14,7 @@ from typing import Any
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
+from fit3d_ns.common.file_lock import locked_file
 
 WORK_FOLDER = ".fit3d-capture-work"
 SUMMARY_FILE = "capture.json"
@@ -147,15 +143,11 @@ def open_workplace(output: Path, key: str, overwrite: bool, option: str = "--out
 @contextmanager
 def _locked(place: Workplace, option: str) -> Iterator[None]:
     """Keep other processes out of a work folder; the system lets go of it however this process ends."""
-    handle = os.open(place.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{option} {place.output}: another {_COMMAND} is at work there; wait for it."
-                ) from error
+        handle = locked_file(place.folder / _LOCK_FILE, wait=False)
+    except BlockingIOError as error:
+        raise InputError(f"{option} {place.output}: another {_COMMAND} is at work there; wait for it.") from error
+    try:
         yield
     finally:
         os.close(handle)

@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 
 from fit3d_ns.common.cores import thread_limits, usable_cores
+from fit3d_ns.machine.hardware import SCENE_MEMORY
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import arguments_of, end, ending_of, next_attempt, start
-
-BYTES_PER_SCENE = 3_000_000_000
-"""Of main memory: a scene of 40,000 Gaussians takes two."""
 
 
 def default_jobs() -> int:
@@ -29,7 +27,7 @@ def default_jobs() -> int:
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(usable_cores(), memory // BYTES_PER_SCENE))
+    return max(1, min(usable_cores(), memory // SCENE_MEMORY))
 
 
 class LocalEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import DEFAULT_NAME, BackboneConfig
 from fit3d_ns.features.position import ViewDependence, position_map
-from fit3d_ns.features.weights import FINETUNED_FILE, weights_folder
+from fit3d_ns.features.weights import tuned_layer, weights_folder
 from fit3d_ns.lifting.maps import LiftedFeatures
 from fit3d_ns.method.datamanager import Fit3DDatamanager
 from fit3d_ns.method.feature_solve import solved_features, training_views
@@ -90,14 +89,7 @@ def compared_backbone(weights: str, trained: BackboneConfig) -> BackboneConfig:
         raise InputError(
             f"compare-backbone: there is no file or folder {weights!r}; give one that fit3d-finetune wrote."
         )
-    folder = weights_folder(weights)
-    if folder is None:
+    if weights_folder(weights) is None:
         return replace(trained, weights=weights)
-    layer = trained.layer
-    info = folder / FINETUNED_FILE
-    if info.is_file():
-        try:
-            layer = json.loads(info.read_text())["original"]["layer"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{info} is damaged ({error!r}): fine-tune again.") from error
-    return replace(trained, name=DEFAULT_NAME, weights=weights, layer=layer)
+    layer = tuned_layer(weights)
+    return replace(trained, name=DEFAULT_NAME, weights=weights, layer=trained.layer if layer is None else layer)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 import fit3d_ns.features.cache as cache_module
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.output_place import default_cache_dir
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, load_backbone
-from fit3d_ns.features.cache import FeatureMaps, default_cache_dir, extract_feature_maps, feature_key
+from fit3d_ns.features.cache import FeatureMaps, extract_feature_maps, feature_key
 from tests.fit3d_ns.features.conftest import TINY
 
 CONFIG = BackboneConfig(name=TINY, weights="random")

@@ -74,7 +74,7 @@ def test_very_many_files_are_not_all_counted(tmp_path: Path, monkeypatch: pytest
 
 def test_a_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: usage._replace(free=10**9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
     found = cache_folder(tmp_path)
     assert "1.0 GB are free" in found.problem
     assert not found.fault
