@@ -18,6 +18,7 @@ from fit3d_ns.commands import capture
 from fit3d_ns.commands.capture import CaptureArguments, run
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.reconstruction import engine
+from fit3d_ns.reconstruction import photos as reconstruction_photos
 from fit3d_ns.reconstruction.workplace import WORK_FOLDER
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.console_scripts import run_script, train_briefly
@@ -132,8 +133,8 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "prepare_photos", None)
-        patch.setattr(capture, "match_features", features_are_as_they_were)
+        patch.setattr(reconstruction_photos, "prepare_photos", None)
+        patch.setattr(engine, "match_features", features_are_as_they_were)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
     assert is_capture(run(arguments))["photos"] == 4
