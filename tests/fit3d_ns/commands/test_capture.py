@@ -112,7 +112,7 @@ def test_a_video_becomes_a_capture(tmp_path: Path) -> None:
 @needs_pycolmap
 @needs_fox
 def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = CaptureArguments(photos, tmp_path / "room", max_photos=4, matching="sequential", feature_size=400)
+    arguments = CaptureArguments(photos, tmp_path / "room", matching="sequential", feature_size=400)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -124,7 +124,7 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in arguments.output_dir.iterdir()] == [WORK_FOLDER]
     database = arguments.output_dir / WORK_FOLDER / "database.db"
     before = {name: features.tobytes() for name, features in engine.read_descriptors(database).items()}
-    assert len(before) == 4
+    assert len(before) == 8
 
     def features_are_as_they_were(place: Path, *_: object) -> None:
         after = engine.read_descriptors(place)
@@ -137,7 +137,7 @@ def test_what_was_stopped_goes_on(photos: Path, tmp_path: Path, monkeypatch: pyt
         patch.setattr(engine, "match_features", features_are_as_they_were)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
-    assert is_capture(run(arguments))["photos"] == 4
+    assert is_capture(run(arguments))["photos"] == 8
 
 
 @needs_pycolmap
