@@ -12,10 +12,9 @@ from pathlib import Path
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.temporaries import sweep_leftovers, temporaries
+from fit3d_ns.common.temporaries import retry_pauses, sweep_leftovers, temporaries
 
 _TRIED_BYTES = 1 << 16
-_ATTEMPTS = 8
 
 
 def require_writable(
@@ -34,15 +33,16 @@ def require_writable(
     Raises:
         InputError: it cannot: a file in the way, no permission, a read-only or full disk, a name too long, /proc ...
     """
-    for attempt in range(_ATTEMPTS):
+    pauses = retry_pauses()
+    while True:
         try:
             _try_to_write(Path(os.path.abspath(folder)), name, needed_bytes)
             return
         except FileNotFoundError as error:
             # Another command that tried the same place may just have taken its empty folder away.
-            if attempt + 1 == _ATTEMPTS:
+            if (pause := next(pauses, None)) is None:
                 raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
-            time.sleep(0.002 * 2**attempt)
+            time.sleep(pause)
         except (OSError, ValueError) as error:
             raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
 

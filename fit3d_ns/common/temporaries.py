@@ -30,7 +30,7 @@ _LOCK = re.compile(r"(\..*\.fit3d-[0-9a-f]{16})\.lock", re.DOTALL)
 _OWNER = b"fit3d writes beside this file; once its process has ended, the next fit3d command tidies up.\n"
 _SHOWN_BYTES = 60
 """Of the target's name in temporary names, which must not grow longer than a name may be."""
-_ATTEMPTS = 8
+_RETRIES = 12
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class Temporaries:
     @property
     def lock(self) -> Path:
         return self.folder / f"{self.stem}.lock"
+
+
+def retry_pauses() -> Iterator[float]:
+    """Seconds to wait before each further attempt where another process took a folder away; 0.7 in all.
+
+    Their lengths are random, apart from any seed: processes that wait in step would meet again and again.
+    """
+    for attempt in range(_RETRIES):
+        yield min(0.002 * 2**attempt, 0.1) * secrets.SystemRandom().uniform(0.5, 1.5)
 
 
 @contextmanager
@@ -104,15 +113,16 @@ def _sweep(names: Temporaries) -> None:
 
 def _locked_file(path: Path) -> int:
     """Make the lock file in its folder, which is made too, and hold its lock; returns the descriptor."""
-    for attempt in range(_ATTEMPTS):
+    pauses = retry_pauses()
+    while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileNotFoundError:
             # Another process tried whether it could write here and took its empty folder away again.
-            if attempt + 1 == _ATTEMPTS:
+            if (pause := next(pauses, None)) is None:
                 raise
-            time.sleep(0.002 * 2**attempt)
+            time.sleep(pause)
             continue
         try:
             if fcntl is not None:
@@ -128,7 +138,8 @@ def _locked_file(path: Path) -> int:
         if _is_still(path, handle):
             return handle
         os.close(handle)
-    raise OSError(f"{path.parent}: no lock file stays there")
+        if next(pauses, None) is None:
+            raise OSError(f"{path.parent}: no lock file stays there")
 
 
 def _is_still(path: Path, handle: int) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,7 @@ def test_many_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
                 for _ in range(25):
                     require_writable(tmp_path / "runs" / "deep")
             except BaseException:
+                traceback.print_exc()
                 os._exit(1)
             os._exit(0)
         children.append(process)

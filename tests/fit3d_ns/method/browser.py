@@ -101,7 +101,12 @@ class ViewerPage:
         field.press("Enter")
 
     def click_scene(self, x: float, y: float) -> None:
-        """Click in the scene, at fractions of its width and height."""
+        """Click in the scene, at fractions of its width and height, as soon as the page hears clicks.
+
+        A click that comes earlier turns the camera instead, and one whose button is down at that moment leaves the
+        page with two pointers, of which the next one zooms.
+        """
+        self.wait_until(self._hears_clicks, bool, "a pointer that says that clicks are heard")
         box = self._canvas_box()
         self._page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
@@ -153,6 +158,12 @@ class ViewerPage:
         # Mantine ties no label to its input: it is the first input that can be seen after the text.
         text = self._page.get_by_text(label, exact=True).last
         return text.locator("xpath=following::input[not(@type='hidden')][1]")
+
+    def _hears_clicks(self) -> bool:
+        return any(
+            canvas.evaluate("canvas => getComputedStyle(canvas).cursor") == "pointer"
+            for canvas in self._page.locator("canvas").all()
+        )
 
     def _canvas_box(self) -> Any:
         # Two canvases lie on top of each other. The one for 2D marks also reaches below the panel.

@@ -115,12 +115,8 @@ def _wait_until_shown(page: ViewerPage, expected: np.ndarray, instead_of: np.nda
 
 def _pick_point(page: ViewerPage) -> None:
     page.press("Similarity: pick a point")
-
-    def click() -> list[str]:
-        page.click_scene(*CLICK)  # without effect until the page has heard that clicks are wanted
-        return page.output_types()
-
-    page.wait_until(click, lambda names: "similarity" in names, "the output similarity")
+    page.click_scene(*CLICK)
+    page.wait_until(page.output_types, lambda names: "similarity" in names, "the output similarity")
 
 
 def _pick_in(model: Fit3DModel, camera: Cameras) -> tuple[int, int]:
