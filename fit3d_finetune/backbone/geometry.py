@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fit3d_finetune.backbone.hub import read_finetuned
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.features.backbone import Backbone, load_backbone
 
 HEADS_FILE = "heads.safetensors"
@@ -116,7 +117,7 @@ def load_geometry(folder: Path | str, device: torch.device | str = "cpu") -> Geo
         raise InputError(f"{folder} holds no heads of depth and normals: fine-tune with --keep-heads.")
     try:
         with safe_open(path, framework="pt") as file:
-            info = json.loads(file.metadata()["fit3d"])
+            info = parse_json(file.metadata()["fit3d"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if info["format_version"] != FORMAT_VERSION:
             raise InputError(f"{path} has version {info['format_version']}, this program reads {FORMAT_VERSION}.")

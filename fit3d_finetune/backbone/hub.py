@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fit3d_finetune.backbone.choices import SavedWeights
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
 from fit3d_ns.features.weights import FINETUNED_FILE
@@ -111,7 +112,7 @@ def read_finetuned(folder: Path) -> Finetuned:
                 f"{folder} is not a fine-tuned backbone (no {name}): give a folder that fit3d-finetune wrote."
             )
     try:
-        info = json.loads((folder / INFO_FILE).read_text())
+        info = parse_json((folder / INFO_FILE).read_text())
         if info["format_version"] != FORMAT_VERSION:
             raise InputError(
                 f"{folder / INFO_FILE} has version {info['format_version']}, but this program reads version "

@@ -14,7 +14,7 @@ import tyro
 
 from fit3d_ns.common.command_line import answer_version, description
 from fit3d_ns.common.console import CONSOLE, logger
-from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.third_parties import quiet_third_parties
 
 
@@ -58,7 +58,7 @@ def parse(words: Sequence[str] | None = None) -> Check | List:
     )
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-data`."""
     arguments = parse()

@@ -11,7 +11,8 @@ from threading import Event
 from fit3d_ns.common.choices import DeviceChoice
 from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
+from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.third_parties import quiet_third_parties
 
 SMALLEST_SIZE = 112
@@ -74,7 +75,7 @@ def parse(words: Sequence[str] | None = None) -> DemoArguments:
     return read_arguments(DemoArguments, "fit3d-demo", words)
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-demo`."""
     arguments = parse()

@@ -20,7 +20,8 @@ from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.choices import DeviceChoice
 from fit3d_ns.common.command_line import answer_version, description
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError, exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
+from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError
 from fit3d_ns.common.third_parties import quiet_third_parties
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def parse(arguments: Sequence[str]) -> FinetuneArguments:
     )
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-finetune`."""
     arguments = parse(sys.argv[1:])

@@ -13,7 +13,8 @@ from fit3d_finetune.probing.protocol import PROTOCOLS, ProtocolName, check_itera
 from fit3d_ns.common.choices import DeviceChoice
 from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import CONSOLE, logger
-from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
+from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.features.config import BackboneConfig
 
@@ -130,7 +131,7 @@ def parse(words: Sequence[str] | None = None) -> ProbeArguments:
     return read_arguments(ProbeArguments, "fit3d-probe", words)
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-probe`."""
     arguments = parse()

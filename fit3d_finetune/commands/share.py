@@ -15,7 +15,7 @@ import tyro
 from fit3d_ns.common.choices import FeatureChoice
 from fit3d_ns.common.command_line import answer_version, description
 from fit3d_ns.common.console import CONSOLE, logger
-from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.third_parties import quiet_third_parties
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def parse(words: Sequence[str] | None = None) -> Arguments:
     return arguments
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-share`."""
     arguments = parse()

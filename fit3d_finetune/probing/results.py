@@ -19,6 +19,7 @@ from fit3d_finetune.probing.comparison import Comparison, SceneFigures
 from fit3d_finetune.probing.counts import Array, ClassCounts, from_sparse, no_pixels, to_sparse
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 
 FORMAT_VERSION = 2
 
@@ -194,7 +195,7 @@ class ProbeResults:
             InputError: no such file, or not a results file of this version.
         """
         try:
-            data = json.loads(path.read_text())
+            data = parse_json(path.read_text())
             if data["format_version"] != FORMAT_VERSION:
                 raise InputError(
                     f"{path} has results version {data['format_version']}, but this program reads version "

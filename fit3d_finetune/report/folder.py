@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.probing.tables import TABLES, write_tables
 from fit3d_finetune.report.data import FIGURE_FILES
 from fit3d_finetune.report.page import FIGURES_FOLDER, write_report
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.output_place import mark_own_folder, require_own_files, require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
 
@@ -37,8 +37,8 @@ def require_output_dir(output_dir: Path) -> None:
 def _holds_results(folder: Path) -> bool:
     """Whether it holds results of release 0.1, which left no mark."""
     try:
-        data = json.loads((folder / RESULTS_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = parse_json((folder / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(data, dict) and {"format_version", "arms", "protocol"} <= data.keys()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.remote.cache import RemoteCache
 from fit3d_ns.remote.folder import RemoteFile, RemoteFolder
 from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, ViewInfo, file_sha256, resolve
@@ -206,11 +206,11 @@ def _read_header(parent: RemoteFolder, file: RemoteFile, place: str) -> tuple[by
         raise damaged
     content = parent.read_range(file.path, 8, length)
     try:
-        header = json.loads(content)
+        header = parse_json(content)
         offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
         if not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] for pair in offsets):
             raise damaged
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged from error
     return content, header
 

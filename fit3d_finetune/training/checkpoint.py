@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fit3d_finetune.training.recipe import RELEASE_0_1
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -82,7 +83,7 @@ def recorded_run(path: Path) -> dict[str, Any]:
 def _read_metadata(path: Path) -> Progress:
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            progress = Progress(**parse_json(file.metadata()["progress"]))
         if not isinstance(progress.run, dict):
             raise TypeError("its description of the run is no table")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,6 @@ decodes to its end is seen when it is loaded (`fit3d_ns.capture.images.load_imag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from fit3d_ns.capture.cameras import LARGEST_DISTORTION, centre_fault, finite, f
 from fit3d_ns.capture.images import ImageHeader, mask_has_channels, read_header, say_conversions
 from fit3d_ns.capture.lens import CAMERA_MODELS, FISHEYE_MODELS
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
+from fit3d_ns.common.paths import path_fault
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,8 +43,9 @@ def check_transforms(path: Path) -> None:
 
     names = [frame.get("file_path") for frame in frames]
     for index, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise InputError(f'frame {index} of {path} has no "file_path"; add the path of its image.')
+        fault = "is missing" if name is None else path_fault(name)
+        if fault:
+            raise InputError(f'"file_path" of frame {index} of {path} {fault}; give the path of its image.')
     images = [path.parent / name for name in names]
     _check_count(path, len(images))
     _check_exist(path, "images", images, "restore them or remove their frames")
@@ -52,9 +54,11 @@ def check_transforms(path: Path) -> None:
     if masks is not None:
         _check_exist(path, "masks", masks, "restore them or remove mask_path from all frames")
     cloud = meta.get("ply_file_path")
-    if cloud is not None and not (path.parent / str(cloud)).is_file():
+    if cloud is not None and (fault := path_fault(cloud)):
+        raise InputError(f'"ply_file_path" in {path} {fault}; correct or remove it.')
+    if cloud is not None and not (path.parent / cloud).is_file():
         raise InputError(
-            f"{path} names the point cloud {path.parent / str(cloud)}, which does not exist; "
+            f"{path} names the point cloud {path.parent / cloud}, which does not exist; "
             f'restore it or remove "ply_file_path" to start from random points.'
         )
 
@@ -128,10 +132,10 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or is no JSON object.
     """
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); create it again with ns-process-data.") from error
     if not isinstance(meta, dict):
         raise InputError(f"{path} is not a JSON object; create it again with ns-process-data.")
@@ -189,7 +193,11 @@ def _check_splits(path: Path, meta: dict[str, Any], names: Sequence[str]) -> Non
 
 
 def _mask_paths(path: Path, frames: Sequence[dict[str, Any]]) -> list[Path] | None:
-    masks = [path.parent / str(frame["mask_path"]) for frame in frames if "mask_path" in frame]
+    names = [frame["mask_path"] for frame in frames if "mask_path" in frame]
+    for name in names:
+        if fault := path_fault(name):
+            raise InputError(f'a "mask_path" in {path} {fault}; correct it, or remove it from all frames.')
+    masks = [path.parent / name for name in names]
     if masks and len(masks) != len(frames):
         raise InputError(f"{path} gives {len(masks)} of {len(frames)} frames a mask_path; give one to all or none.")
     return masks or None

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from fit3d_ns.commands.needs import require_nerfstudio
 from fit3d_ns.common.choices import CameraModel, Mapper
 from fit3d_ns.common.command_line import read_arguments, resumable
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -71,6 +73,7 @@ def run(arguments: CaptureArguments) -> Path:
 
     source, output = arguments.source, arguments.output_dir
     _check_numbers(arguments)
+    require_nerfstudio("fit3d-capture needs")
     load_pycolmap()
     photos = _source_files(source, arguments.max_photos)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
@@ -220,7 +223,7 @@ def parse(words: Sequence[str] | None = None) -> CaptureArguments:
     return read_arguments(CaptureArguments, "fit3d-capture", words)
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-capture`."""
     arguments = parse()

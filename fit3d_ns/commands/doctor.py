@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fit3d_ns.common.command_line import read_arguments
-from fit3d_ns.common.errors import exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.common.version import installed_version
 
@@ -85,7 +85,7 @@ def parse(words: Sequence[str] | None = None) -> DoctorArguments:
     return read_arguments(DoctorArguments, "fit3d-doctor", words)
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-doctor`; exit code 1 if something that is needed is wrong."""
     arguments = parse()

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fit3d_ns.commands.needs import require_nerfstudio
 from fit3d_ns.common.choices import FeatureStorage
 from fit3d_ns.common.command_line import read_arguments
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -43,6 +45,7 @@ def run(arguments: ExportArguments) -> None:
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
     if arguments.all is not None and arguments.name is not None:
         raise InputError("--name names one scene: give it with --load-config, not with --all.")
+    require_nerfstudio("fit3d-export needs")
     from fit3d_ns.method.run_folder import scene_of
     from fit3d_ns.method.runs import finished_runs, read_config
     from fit3d_ns.scene.place import require_export_place
@@ -85,6 +88,7 @@ def parse(words: Sequence[str] | None = None) -> ExportArguments:
     return read_arguments(ExportArguments, "fit3d-export", words)
 
 
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-export`."""
     arguments = parse()

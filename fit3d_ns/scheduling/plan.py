@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 
 State = Literal["waiting", "training", "measuring", "exporting", "done", "failed"]
 ENDED: tuple[State, ...] = ("done", "failed")
@@ -101,7 +102,7 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): delete it, and start again.") from error
     if not isinstance(found, dict):

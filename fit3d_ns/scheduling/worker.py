@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.scene.place import SCENE_FILE
 from fit3d_ns.scheduling.plan import LOG_FILE, MEASURED, METRICS_FILE, Plan, State, Status
 from fit3d_ns.scheduling.process import ending_of
@@ -110,9 +111,9 @@ def figures_of(plan: Plan, scene: str) -> dict[str, float]:
     found: dict[str, float] = {}
     metrics = plan.folder(scene) / METRICS_FILE
     if metrics.is_file():
-        results = json.loads(metrics.read_text())["results"]
+        results = parse_json(metrics.read_text())["results"]
         found = {name: float(results[name]) for name in MEASURED if name in results}
-    exported = json.loads((plan.export(scene) / SCENE_FILE).read_text())
+    exported = parse_json((plan.export(scene) / SCENE_FILE).read_text())
     return {**found, "gaussians": float(exported["num_gaussians"])}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fit3d_finetune.probing.data.codings import VOID
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.json_input import parse_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -22,7 +22,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
 def read_json(path: Path) -> Any:
     """Raises: InputError: it cannot be read, or is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:

@@ -14,6 +14,7 @@ from fit3d_ns.capture.cameras import finite, pose_fault
 from fit3d_ns.capture.checks import check_intrinsics
 from fit3d_ns.capture.lens import PERSPECTIVE_MODELS
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.paths import path_fault
 
 
 def read_posed_scene(path: Path) -> LabelledImages:
@@ -31,8 +32,10 @@ def read_posed_scene(path: Path) -> LabelledImages:
             f"depth_unit_scale_factor in {path / 'transforms.json'} is {transforms['depth_unit_scale_factor']!r}, no "
             "positive number of metres: correct it."
         )
+    for frame in frames:
+        _check_paths(path / "transforms.json", frame)
     images = []
-    for frame in sorted(frames, key=lambda frame: str(frame["file_path"])):
+    for frame in sorted(frames, key=lambda frame: frame["file_path"]):
         label, depth = frame.get("semantic_file_path"), frame.get("depth_file_path")
         images.append(
             LabelledImage(
@@ -46,6 +49,14 @@ def read_posed_scene(path: Path) -> LabelledImages:
         )
     labelled = any(image.label_path is not None for image in images)
     return LabelledImages(str(path), tuple(images), read_classes(path, required=labelled))
+
+
+def _check_paths(path: Path, frame: dict[str, Any]) -> None:
+    for key in ("file_path", "semantic_file_path", "depth_file_path"):
+        value = frame.get(key)
+        fault = None if value is None and key != "file_path" else path_fault(value)
+        if fault:
+            raise InputError(f'a frame\'s "{key}" in {path} {fault}: correct it, or remove the frame.')
 
 
 def _pinhole(path: Path, transforms: dict[str, Any], frame: dict[str, Any]) -> PinholeCamera | None:
