@@ -15,7 +15,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +26,11 @@ from fit3d_finetune.backbone.choices import SavedWeights
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.json_input import parse_json
+from fit3d_ns.common.json_object import JsonObject
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
-from fit3d_ns.features.weights import FINETUNED_FILE
+from fit3d_ns.features.config import InputRule
+from fit3d_ns.features.weights import FINETUNED_FILE, read_folder_config
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -37,6 +39,7 @@ INFO_FILE = FINETUNED_FILE
 CARD_FILE = "README.md"
 # Sources of weights that are no path (`BackboneConfig.weights`).
 NAMED_SOURCES = ("hub", "offline", "random")
+FINE_TUNE_AGAIN = "fine-tune again"
 
 
 @dataclass(frozen=True)
@@ -112,21 +115,37 @@ def read_finetuned(folder: Path) -> Finetuned:
                 f"{folder} is not a fine-tuned backbone (no {name}): give a folder that fit3d-finetune wrote."
             )
     try:
-        info = parse_json((folder / INFO_FILE).read_text())
-        if info["format_version"] != FORMAT_VERSION:
-            raise InputError(
-                f"{folder / INFO_FILE} has version {info['format_version']}, but this program reads version "
-                f"{FORMAT_VERSION}: fine-tune again."
-            )
-        original = BackboneConfig(**info["original"])
-        return Finetuned(
-            original=original,
-            original_sha256=info["original_sha256"],
-            finetuned=dataclasses.replace(original, weights=str(folder.absolute()), name=original.name.split(".")[0]),
-            summary=info["summary"],
+        data = parse_json((folder / INFO_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / INFO_FILE} is damaged ({error}): {FINE_TUNE_AGAIN}.") from error
+    info = JsonObject(folder / INFO_FILE, "", data, FINE_TUNE_AGAIN)
+    if (version := info.integer("format_version")) != FORMAT_VERSION:
+        raise InputError(
+            f"{folder / INFO_FILE} has version {version}, but this program reads version {FORMAT_VERSION}: "
+            f"{FINE_TUNE_AGAIN}."
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / INFO_FILE} is damaged ({error!r}): fine-tune again.") from error
+    original = _read_original(info.child("original"))
+    read_folder_config(folder)
+    return Finetuned(
+        original=original,
+        original_sha256=info.hash("original_sha256"),
+        finetuned=dataclasses.replace(original, weights=str(folder.absolute()), name=original.name.split(".")[0]),
+        summary=dict(info.child("summary").data),
+    )
+
+
+def _read_original(written: JsonObject) -> BackboneConfig:
+    known = [field.name for field in dataclasses.fields(BackboneConfig)]
+    if unknown := sorted(written.data.keys() - known):
+        raise written.fault(str(unknown[0])[:80], "is not known")
+    return BackboneConfig(
+        name=written.text("name"),
+        weights=written.text("weights"),
+        layer=written.whole("layer", None),
+        max_size=written.whole("max_size"),
+        precision=written.choice("precision", ("fp32", "bf16")),
+        input_rule=written.choice("input_rule", get_args(InputRule)) if "input_rule" in written.data else "nearest",
+    )
 
 
 def findable(weights: str) -> str:

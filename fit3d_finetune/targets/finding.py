@@ -147,11 +147,14 @@ def _scene(name: str, files: ExportFiles, identity: str, info: SceneInfo) -> Sce
     )
 
 
+_OF_THE_BACKBONE = ("name", "layer", "weights_sha256", "patch_size", "embed_dim")
+
+
 def _require_one_backbone(scenes: Sequence[Scene]) -> None:
     first = scenes[0]
     for scene in scenes[1:]:
         a, b = first.backbone, scene.backbone
-        if (a.name, a.layer, a.weights_sha256) != (b.name, b.layer, b.weights_sha256):
+        if any(getattr(a, key) != getattr(b, key) for key in _OF_THE_BACKBONE):
             raise InputError(
                 f"{first.files} and {scene.files} were made with different backbones "
                 f"({a.description} layer {a.layer}, and {b.description} layer {b.layer}): "

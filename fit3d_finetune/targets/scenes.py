@@ -19,7 +19,7 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.features.position import position_map
-from fit3d_ns.scene.description import BackboneInfo, Split, ViewInfo
+from fit3d_ns.scene.description import EXPORT_AGAIN, BackboneInfo, Split, ViewInfo
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.views import PinholeView
 
@@ -140,11 +140,18 @@ def backbone_config(scenes: Sequence[Scene], weights: str | None, precision: Pre
         raise InputError(f"--weights {weights}: there is no such file or folder; give the path of {info.description}.")
     # Sizes follow from the exports' patch grids, so no further limit applies here.
     config = BackboneConfig(name=info.name, weights=weights, layer=info.layer, max_size=None, precision=precision)
-    found = backbone_fingerprint(config)["weights_sha256"]
+    built = backbone_fingerprint(config)
+    found = built["weights_sha256"]
     if found != info.weights_sha256:
         raise InputError(
             f"the exports were made with other weights ({info.description}, SHA-256 {info.weights_sha256[:12]}...) "
             f"than {weights!r} gives here ({found[:12]}...): give the right ones by --weights, or train "
             "the scenes again."
         )
+    for key in ("patch_size", "embed_dim"):
+        if built[key] != getattr(info, key):
+            raise InputError(
+                f"{scenes[0].files}: 'backbone.{key}' is {getattr(info, key)}, but {info.name} has {built[key]}: "
+                f"{EXPORT_AGAIN}."
+            )
     return config

@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_finetune.targets.rule import Resampling
-from fit3d_ns.capture.images import load_image, load_mask
-from fit3d_ns.capture.lens import undistort, undistort_mask
+from fit3d_ns.capture.images import load_mask
+from fit3d_ns.capture.lens import undistort_mask
 from fit3d_ns.scene.description import ViewInfo
+from fit3d_ns.scene.photos import load_undistorted_photo
 
 
 def load_pinhole_image(view: ViewInfo, path: Path, size: tuple[int, int], resampling: Resampling = "area") -> Tensor:
     """The undistorted image [3, height, width] in 0..1, read from `path` and resized to `size`."""
-    pixels = load_image(path)
-    pixels, _ = undistort(pixels, view.K, view.distortion, view.camera_model)
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(load_undistorted_photo(view, path)).permute(2, 0, 1)[None].float() / 255
     return resize_image(image, size, resampling)[0]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -248,7 +248,7 @@ def _composite(colour: Array, alpha: Array, background: tuple[float, float, floa
 def _unreadable(path: Path, error: Exception, what: str = "image") -> InputError:
     if not path.is_file():
         return InputError(f"{what} {path} does not exist; restore it or remove it from the capture.")
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     if isinstance(error, Image.UnidentifiedImageError):
         reason = "not an image format that can be read"
     elif isinstance(error, PermissionError):

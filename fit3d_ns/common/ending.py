@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from fit3d_ns.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNEXPECTED, InputError
+from fit3d_ns.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNEXPECTED, InputError, one_line
 from fit3d_ns.common.output_place import default_cache_dir
 from fit3d_ns.common.version import installed_version
 
@@ -63,12 +63,8 @@ def _summary(error: Exception) -> str:
     """What happened, on one line."""
     if isinstance(error, MemoryError):
         return "the memory was not enough"
-    words = " ".join(str(error).split())
-    if len(words) > _LONGEST:
-        words = f"{words[:_LONGEST]}..."
-    if isinstance(error, OSError) and error.strerror:
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    words, kind = one_line(error, _LONGEST), type(error).__name__
+    return words if words == kind or (isinstance(error, OSError) and error.strerror) else f"{kind}: {words}"
 
 
 def _write_log(error: Exception) -> Path | str:

@@ -22,6 +22,12 @@ class InputError(Exception):
     """
 
 
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """What an exception says, on one line of at most this many characters; its type where it says nothing."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= longest else f"{words[:longest]}..."
+
+
 def exits_on_input_error(function: Callable[P, R]) -> Callable[P, R]:
     """Turn an `InputError` that leaves `function` into its sentence on stderr and exit code 2."""
 

@@ -24,7 +24,14 @@ from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.randomness import preserved_random_state
 from fit3d_ns.features.config import DEFAULT_NAME, BackboneConfig, InputRule
 from fit3d_ns.features.names import check_name, skeleton
-from fit3d_ns.features.weights import WeightFile, find_weights, load_weights, read_folder_config, weights_folder
+from fit3d_ns.features.weights import (
+    CONFIG_FILE,
+    WeightFile,
+    find_weights,
+    load_weights,
+    read_folder_config,
+    weights_folder,
+)
 
 # The offline weights' last blocks collapsed towards saliency: the 9th block has the richest features.
 OFFLINE_LAYER = 8
@@ -231,7 +238,15 @@ def _plan(config: BackboneConfig) -> _Plan:
         if config.weights == "offline":
             name = name.split(".")[0]  # not the weights that the tag names
         pretrained_cfg = timm.models.get_pretrained_cfg(name)
-    patch_size, embed_dim, blocks = skeleton(name.split(".")[0], json.dumps(model_args, sort_keys=True))
+    try:
+        patch_size, embed_dim, blocks = skeleton(name.split(".")[0], json.dumps(model_args, sort_keys=True))
+    except InputError as error:
+        if folder is None or not model_args:
+            raise
+        raise InputError(
+            f"{folder / CONFIG_FILE}: timm builds no plain ViT of a {name} with these model_args: fetch the folder "
+            "anew, or fine-tune again."
+        ) from error
     layer = OFFLINE_LAYER if _is_offline_default(config) else -1 if config.layer is None else config.layer
     if not -blocks <= layer < blocks:
         raise InputError(f"backbone.layer {layer} does not exist: {name} has blocks 0 to {blocks - 1}.")

@@ -26,7 +26,7 @@ def skeleton(architecture: str, model_args: str) -> tuple[int, int, int]:
         # plain ViT keeps one grid, of pixels / patch size, throughout.
         plain = hasattr(model, "num_prefix_tokens") and hasattr(model, "forward_intermediates")
         plain = plain and isinstance(model.patch_embed, timm.layers.PatchEmbed)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise InputError(_not_a_vit(architecture)) from error
     if not plain or patch_height != patch_width:
         raise InputError(_not_a_vit(architecture))

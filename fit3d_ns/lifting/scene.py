@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from fit3d_ns.capture.images import load_image, load_mask
-from fit3d_ns.capture.lens import undistort, undistort_mask
+from fit3d_ns.capture.images import load_mask
+from fit3d_ns.capture.lens import undistort_mask
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint, input_size, rule_of
@@ -26,6 +26,7 @@ from fit3d_ns.lifting.maps import held_out_cosine, lift_feature_maps
 from fit3d_ns.lifting.solver import DEFAULT_OPTIONS, LiftOptions
 from fit3d_ns.scene.description import BackboneInfo, SceneInfo, Split, ViewInfo, resolve
 from fit3d_ns.scene.gaussians import FeatureGaussians
+from fit3d_ns.scene.photos import load_undistorted_photo
 from fit3d_ns.scene.render import render_rgb
 from fit3d_ns.scene.splats import TENSORS, Splats
 from fit3d_ns.scene.views import PinholeView
@@ -236,13 +237,7 @@ class _Photos(Sequence[np.ndarray]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         view = self.views[index]
-        image = load_image(resolve(view.path, self.root))
-        if image.shape[:2] != (view.height, view.width):
-            raise InputError(
-                f"image {resolve(view.path, self.root)} is {image.shape[1]}x{image.shape[0]} where its camera says "
-                f"{view.width}x{view.height}; restore the image that the scene was made from."
-            )
-        return np.ascontiguousarray(undistort(image, view.K, view.distortion, view.camera_model)[0])
+        return load_undistorted_photo(view, resolve(view.path, self.root))
 
 
 def _camera(view: ViewInfo, grid: tuple[int, int], root: Path, identity: dict[str, Any]) -> PinholeView:

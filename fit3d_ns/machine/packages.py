@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 
+from fit3d_ns.common.errors import one_line
 from fit3d_ns.common.version import installed_version
 from fit3d_ns.machine.finding import Finding
 
@@ -90,7 +91,7 @@ def find_imports(names: Iterable[str] = IMPORTED) -> list[Finding]:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a broken library throws
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             problem = (
                 f"{name} is installed and cannot be imported ({reason}): reinstall it, and torch with torchvision as a "
                 "pair of the same release."

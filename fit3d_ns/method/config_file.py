@@ -25,7 +25,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.method.release_0_1 import MOVED
 
 PACKAGES = (
@@ -64,7 +64,7 @@ def load_config(path: Path) -> TrainerConfig:
         loader.path = path
         config = loader.get_single_data()
     except (OSError, yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path} is not a configuration that this nerfstudio can read ({reason}).") from error
     if not isinstance(config, TrainerConfig):
         raise InputError(f"{path} is not the config.yml of a fit3d method or another: give the one of ns-train.")

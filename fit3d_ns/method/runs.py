@@ -22,7 +22,7 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from fit3d_ns.common.console import logger
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.features.backbone import BackboneConfig
@@ -127,7 +127,7 @@ def load_pipeline(config: TrainerConfig, checkpoint: Path) -> Fit3DPipeline:
 
 def _brief(error: Exception) -> str:
     """An error in one line."""
-    return " ".join(str(error).split())[:200]
+    return one_line(error)
 
 
 def finished_runs(folder: Path) -> list[Path]:

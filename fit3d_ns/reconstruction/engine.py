@@ -10,7 +10,7 @@ import numpy as np
 
 from fit3d_ns.common.choices import CameraModel, Mapper
 from fit3d_ns.common.cores import usable_cores
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.common.optional import require_package
 from fit3d_ns.reconstruction.pairs import Pair
 from fit3d_ns.reconstruction.watched import watched
@@ -166,7 +166,7 @@ def find_poses(database: Path, images: Path, folder: Path, mapper: Mapper, total
         else:
             models = watched(all_at_once, "Finding poses", "photos", total, lambda: 0, lambda: False)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"pycolmap found no poses ({reason}): try --mapper, or other photos.") from error
     return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 

@@ -23,10 +23,10 @@ from fit3d_ns.capture.cameras import distortion_fault, finite, matrix_fault, pos
 from fit3d_ns.capture.lens import CAMERA_MODELS, undistorted_camera
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.json_input import parse_json
+from fit3d_ns.common.json_object import Array, JsonObject
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.rasterization import RasterizeMode
-from fit3d_ns.scene.json_object import Array, JsonObject
 from fit3d_ns.scene.name import require_scene_name
 from fit3d_ns.scene.storage import FeatureStorage
 from fit3d_ns.scene.views import PinholeView
@@ -226,6 +226,14 @@ def _parse_scene(data: JsonObject, version: int) -> SceneInfo:
     )
     if not scene.views:
         raise data.fault("views", "is empty")
+    patch = scene.backbone.patch_size
+    for index, view in enumerate(scene.views):
+        if any((cells - 1) * patch > side for cells, side in zip(view.grid, (view.height, view.width), strict=True)):
+            rows, columns = view.grid
+            raise data.fault(
+                f"views[{index}].grid",
+                f"has {rows}x{columns} patches of {patch} pixels, but the image is {view.width}x{view.height}",
+            )
     # Not always a rotation: it holds whatever applied_transform the capture tool wrote.
     fault = transform_fault(scene.transform)
     if fault:
@@ -268,14 +276,14 @@ def _parse_view(data: JsonObject) -> ViewInfo:
     if any(side < 1 or side != int(side) for side in grid):
         raise data.fault("grid", "is not two positive integers")
     return ViewInfo(
-        path=data.text("path"),
+        path=data.path("path"),
         width=width,
         height=height,
         K=K,
         distortion=distortion,
         camera_model=data.choice("camera_model", CAMERA_MODELS),
         world_to_camera=world_to_camera,
-        mask_path=None if data.data.get("mask_path") is None else data.text("mask_path"),
+        mask_path=None if data.data.get("mask_path") is None else data.path("mask_path"),
         split=data.choice("split", get_args(Split)),
         sha256=data.hash("sha256"),
         grid=(int(grid[0]), int(grid[1])),

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fit3d_ns.common.atomic import atomic_directory
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.common.temporaries import sweep_leftovers
 from fit3d_ns.rasterization import RasterizeMode
 from fit3d_ns.scene.description import EXPORT_AGAIN, SceneInfo, readable_versions
@@ -210,7 +210,7 @@ def _read_tensors(path: Path, scene_hash: str, expected_version: int) -> dict[st
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path} is truncated or damaged ({reason}); {EXPORT_AGAIN}.") from error
 
 

@@ -133,7 +133,7 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
 )
 def test_a_damaged_description_is_named(finetuned: Path, content: str) -> None:
     (finetuned / "fit3d.json").write_text(content)
-    with pytest.raises(InputError, match=r"fit3d\.json is damaged \(.*\): fine-tune again"):
+    with pytest.raises(InputError, match=r"fit3d\.json.* (damaged|missing|not).*fine-tune again"):
         fit3d_finetune.load(finetuned)
 
 

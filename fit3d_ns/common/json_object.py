@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.paths import path_fault
+
+_LONGEST = 80
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,7 +28,8 @@ class JsonObject:
 
     def fault(self, key: str, complaint: str) -> InputError:
         name = f"{self.place}.{key}".strip(".")
-        return InputError(f"{self.source}: {name!r} {complaint}; {self.remedy}.")
+        where = f"{self.source}: {name!r}" if name else f"{self.source}"
+        return InputError(f"{where} {complaint}; {self.remedy}.")
 
     def _get(self, key: str) -> Any:
         if key not in self.data:
@@ -44,13 +48,19 @@ class JsonObject:
     def text(self, key: str) -> str:
         value = self._get(key)
         if not isinstance(value, str):
-            raise self.fault(key, f"is {value!r}, not a text")
+            raise self.fault(key, f"is {_shown(value)}, not a text")
+        return value
+
+    def path(self, key: str) -> str:
+        value: str = self._get(key)
+        if fault := path_fault(value):
+            raise self.fault(key, fault)
         return value
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> Any:
         value = self._get(key)
         if value not in allowed:
-            raise self.fault(key, f"is {value!r}, not one of {', '.join(allowed)}")
+            raise self.fault(key, f"is {_shown(value)}, not one of {', '.join(allowed)}")
         return value
 
     def hash(self, key: str) -> str:
@@ -63,19 +73,23 @@ class JsonObject:
         value = self._get(key)
         if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
             bound = "" if minimum is None else f" of at least {minimum}"
-            raise self.fault(key, f"is {value!r}, not an integer{bound}")
+            raise self.fault(key, f"is {_shown(value)}, not an integer{bound}")
         return value
+
+    def whole(self, key: str, minimum: int | None = 1) -> int | None:
+        """An integer, or null."""
+        return None if self._get(key) is None else self.integer(key, minimum)
 
     def positive(self, key: str) -> float:
         value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.fault(key, f"is {value!r}, not a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+            raise self.fault(key, f"is {_shown(value)}, not a positive number")
         return float(value)
 
     def numbers(self, key: str, *shape: int) -> Array:
         try:
             array = np.array(self._get(key), dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.empty(0)
         if array.shape != shape or not np.isfinite(array).all():
             raise self.fault(key, f"is not {'x'.join(map(str, shape))} finite numbers")
@@ -84,3 +98,9 @@ class JsonObject:
     def triple(self, key: str) -> tuple[float, float, float]:
         a, b, c = self.numbers(key, 3).tolist()
         return a, b, c
+
+
+def _shown(value: Any) -> str:
+    """For messages: a value, however large."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**20 else "an integer of very many digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
