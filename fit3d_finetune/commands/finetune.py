@@ -148,8 +148,11 @@ def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Pat
         processes=processes,
     )
     if arguments.dry_run:
-        seen = preview(made)
-        print("\n".join([f"{made.output_dir} is finished already: nothing to do"] if seen is None else seen.lines()))
+        estimate = preview(made)
+        if estimate is None:
+            print(f"{made.output_dir} is finished already: nothing to do")
+        else:
+            estimate.show()
         return made.output_dir
     return finetune(made)
 

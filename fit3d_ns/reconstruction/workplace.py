@@ -88,6 +88,27 @@ def key_of(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def check_workplace(output: Path, key: str, overwrite: bool, option: str = "--output-dir") -> str:
+    """Check what `open_workplace` would, and change nothing.
+
+    Returns:
+        what would be found: "" (nothing), or what an earlier run for the same task left, in words.
+
+    Raises:
+        InputError: as `open_workplace`.
+    """
+    place = Workplace(Path(os.path.abspath(output)))
+    state = _read_state(place)
+    if (place.folder / _LOCK_FILE).is_file():
+        with _locked(place, option):
+            pass
+    if "moves" in state and state.get("key") == key:
+        return "all but in place: a start finishes at once"
+    if "moves" not in state:  # else it would be put in place, and then replaced or refused
+        _require_fit(place, overwrite, option)
+    return "begun: a start goes on with it, and takes less" if state.get("key") == key else ""
+
+
 @contextmanager
 def open_workplace(output: Path, key: str, overwrite: bool, option: str = "--output-dir") -> Iterator[Workplace]:
     """The work folder for a task: as an earlier run for the same task left it, else empty.
