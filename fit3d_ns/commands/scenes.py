@@ -78,9 +78,11 @@ def run(arguments: ScenesArguments) -> list[Status]:
 
     plan, engine, found, waiting = prepare(arguments)
     if arguments.dry_run:
+        from fit3d_ns.scheduling.local import LocalEngine
         from fit3d_ns.scheduling.preview import preview_scenes
 
-        preview_scenes(plan, engine, found, waiting).show()
+        jobs = engine.jobs if isinstance(engine, LocalEngine) else None
+        preview_scenes(plan, engine, jobs, found, waiting).show()
         return []
     for scene in found:
         Status(scene, "done", figures=figures_of(plan, scene), found=True).save(plan)

@@ -11,25 +11,27 @@ from fit3d_ns.common.console import clock
 from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.estimate import Estimate, Room, Step
 from fit3d_ns.common.kept_rates import Entry, kept_rates
-from fit3d_ns.scheduling.local import LocalEngine
 from fit3d_ns.scheduling.plan import Plan
 from fit3d_ns.scheduling.process import Engine
 from fit3d_ns.scheduling.worker import RATES, comparable
 
 
-def preview_scenes(plan: Plan, engine: Engine, found: Sequence[str], waiting: Sequence[str]) -> Estimate:
+def preview_scenes(
+    plan: Plan, engine: Engine, jobs: int | None, found: Sequence[str], waiting: Sequence[str]
+) -> Estimate:
     """What is to be done, and what it takes if these scenes are as those before.
 
     Args:
         plan: with its method chosen.
         engine: who would do it.
+        jobs: how many at a time on this machine; None: other machines do it.
         found: scenes that are exported already.
         waiting: the others.
     """
     work, output = Path(plan.work_dir), Path(plan.output_dir)
     known: list[Entry] = []
-    if isinstance(engine, LocalEngine):
-        known = kept_rates(RATES, **comparable(plan, max(1, usable_cores() // engine.jobs)))
+    if jobs is not None:
+        known = kept_rates(RATES, **comparable(plan, max(1, usable_cores() // jobs)))
         why = (
             "no scene with this method, these options and so many at a time was done on this machine yet: let one end, "
             "and ask again"
@@ -39,11 +41,10 @@ def preview_scenes(plan: Plan, engine: Engine, found: Sequence[str], waiting: Se
     step = Step(f"{len(waiting)} scenes, {engine.described}", 0.0 if not waiting else None, why if waiting else "none")
     rate = why
     memory = exports = runs = None
-    if known:
-        assert isinstance(engine, LocalEngine)
+    if known and jobs is not None:
         seconds = [float(entry["seconds"]) for entry in known]
-        rounds = math.ceil(len(waiting) / engine.jobs)
-        at_once = min(engine.jobs, len(waiting))
+        rounds = math.ceil(len(waiting) / jobs)
+        at_once = min(jobs, len(waiting))
         rate = f"measured on {len(known)} scenes before"
         if waiting:
             took = f"each {clock(mean(seconds))}, {clock(min(seconds))} to {clock(max(seconds))}"
