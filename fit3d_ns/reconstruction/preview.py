@@ -132,7 +132,7 @@ def _photos(photos: Sequence[Path], source: Path, images: Path) -> tuple[Step, l
 
 def _frames(video: Path, images: Path, most: int) -> tuple[Step, list[str], int]:
     announced, seconds = look_at_video(video)
-    names = []
+    names = list[str]()
     for _, frame in islice(decoded_frames(video), 0, None, 5):
         names.append(f"frame_{len(names) + 1:05d}.jpg")
         save_jpeg(images / names[-1], frame[..., ::-1].copy())

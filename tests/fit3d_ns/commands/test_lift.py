@@ -25,7 +25,6 @@ from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
 from tests.fit3d_ns.method.runs import make_config, train
 from tests.scenes import write_capture
-from tests.trees import figures, listed
 
 TINY = BackboneChoice(name="vit_tiny_patch16_224", weights="random")
 
@@ -341,53 +340,3 @@ def test_lifting_again_is_silent_and_another_content_needs_overwrite(
     assert FeatureGaussians.load(made).scene.feature_dim == 3
     itself = LiftArguments(export=made, output_dir=tmp_path / "runs", overwrite=True)
     assert "is the export to lift from" in refused(itself, capsys)
-
-
-# ---- the plan without the lifting
-
-
-def test_a_dry_run_says_what_a_lifting_would_take_and_writes_nothing(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
-    before = listed(tmp_path, exported)
-    output = run(LiftArguments(export=exported, output_dir=tmp_path / "new" / "runs", dry_run=True))
-    assert listed(tmp_path, exported) == before
-    printed = capsys.readouterr().out
-    said = figures(printed)
-    scene = FeatureGaussians.load(exported).scene
-    train = sum(view.split == "train" for view in scene.views)
-    assert said["Views"] == f"{train} to lift from, {len(scene.views) - train} held out"
-    assert said[f"features of {len(scene.views)} images, 0 are in the cache"].startswith("0:00:0")
-    assert {"Time", "Memory", "Disk", "Backbone"} <= said.keys()
-    assert "no estimate" not in printed
-    assert str(output) in said["Output"]
-
-    run(LiftArguments(export=exported, output_dir=output.parent))
-    size = sum(path.stat().st_size for path in output.iterdir())
-    unit = 1e6 if "MB" in said["export"] else 1e9
-    assert float(said["export"].split()[0]) * unit == pytest.approx(size, rel=0.3)
-    capsys.readouterr()
-    run(LiftArguments(export=exported, output_dir=tmp_path / "other", dry_run=True))
-    assert f"features of 0 images, {len(scene.views)} are in the cache: 0:00:00" in capsys.readouterr().out
-
-
-def test_a_dry_run_refuses_what_a_lifting_refuses(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    shutil.copytree(exported, tmp_path / "lame" / exported.name)
-    (tmp_path / "lame" / exported.name / "gaussians.safetensors").write_bytes(b"cut")
-    for wrong in (
-        {"export": exported, "output_dir": tmp_path / "file"},
-        {"export": exported, "feature_dim": 0},
-        {"export": tmp_path / "lame" / exported.name},
-        {"export": exported, "output_dir": exported.parent},
-    ):
-        said = []
-        for dry_run in (False, True):
-            with pytest.raises(SystemExit) as stop:
-                run(LiftArguments(**{"output_dir": tmp_path / "out", **wrong}, dry_run=dry_run))  # type: ignore[arg-type]
-            assert stop.value.code == 2
-            said.append(capsys.readouterr().err)
-        assert said[0] == said[1] != ""
