@@ -69,8 +69,7 @@ def preview_probing(
         InputError: as `fit3d_finetune.probing.run.probe`.
     """
     check_files(probing)
-    viewed = {*VIEW_TASKS} & {*probing.tasks}
-    pairs = _pairs(probing) if viewed else {}
+    pairs = _pairs(probing) if {*VIEW_TASKS} & {*probing.tasks} else {}
     train = images_of(probing.train) if probing.trains_on_whole_images else []
     images = Pixels([*train, *images_of(probing.test)])
     encodings = {
@@ -78,39 +77,21 @@ def preview_probing(
         for name, config in probing.backbones.items()
     }
     cells = min(encoding.bytes_each / 2 / _channels(probing, name) - 1 for name, encoding in encodings.items())
-    small, most = _part(probing, FEW), _part(probing, MORE)
-    few, many = ITERATIONS[probing.protocol.name]
-    unseen = ""
     with rehearsal() as folder:
-        small, most = (replace(part, cache_dir=folder / "cache") for part in (small, most))
-        counts: list[dict[TaskName, float]] = []
-        if viewed:
-            try:
-                counts = [_pairs(small), _pairs(most)]
-            except InputError:
-                unseen = f"the first {FEW} test images, on which rates are measured, show nothing in common"
-                tasks = tuple(task for task in probing.tasks if task not in viewed)
-                small, most = replace(small, tasks=tasks), replace(most, tasks=tasks)
+        rehearsed, why = _rehearsals(probing, cells, folder / "cache")
         size = 0
-        works, seconds = list[dict[TaskName, Work]](), list[dict[str, float]]()
-        if small.tasks:
-            # The first one also sets up.
-            for part, iterations in ((small, few), (small, few), (small, many), (most, few)):
-                part = replace(part, protocol=part.protocol.shortened(iterations))
-                results, examples = probe(part)
-                seconds.append(results.seconds)
-                works.append(_work(part, counts[part is most] if counts else {}, cells))
-            write(results, examples, folder / "output")
+        if rehearsed:
+            write(*rehearsed[-1].found, folder / "output")
             size = size_of(folder / "output")
     every = _work(probing, pairs, cells)
     steps = [encoding.step(f" by {name}") for name, encoding in encodings.items()]
     for task in probing.tasks:
         what = f"{task}, {every[task].of}"
-        if task in viewed and unseen:
-            steps.append(Step(what, None, unseen))
+        if task in why:
+            steps.append(Step(what, None, why[task]))
             continue
-        taken = [found[STAGES[task]] for found in seconds[1:]]
-        steps.append(Step(what, *extrapolated(every[task], [work[task] for work in works[1:]], taken)))
+        taken = [one.found[0].seconds[STAGES[task]] for one in rehearsed]
+        steps.append(Step(what, *extrapolated(every[task], [one.works[task] for one in rehearsed], taken)))
     return Estimate(
         plan=(
             ("Tasks", ", ".join(probing.tasks)),
@@ -128,6 +109,39 @@ def preview_probing(
         ),
         device=probing.device,
     )
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A probing of a few images."""
+
+    works: dict[TaskName, Work]
+    found: tuple[ProbeResults, list[Example]]
+
+
+def _rehearsals(probing: Probing, cells: float, cache: Path) -> tuple[list[Rehearsal], dict[TaskName, str]]:
+    """Three probings of a few images, and of tasks that these are not fit for why not."""
+    few, many = ITERATIONS[probing.protocol.name]
+    why: dict[TaskName, str] = {}
+    for dropped in ((), ("nearest-neighbours-across",), VIEW_TASKS, probing.tasks):
+        tasks = tuple(task for task in probing.tasks if task not in dropped)
+        small, most = (replace(_part(probing, count), tasks=tasks, cache_dir=cache) for count in (FEW, MORE))
+        if not tasks:
+            break
+        try:
+            done = []
+            # The first one also sets up.
+            for part, iterations in ((small, few), (small, few), (small, many), (most, few)):
+                part = replace(part, protocol=part.protocol.shortened(iterations))
+                pairs = _pairs(part) if {*VIEW_TASKS} & {*tasks} else {}
+                done.append(Rehearsal(_work(part, pairs, cells), probe(part)))
+        except InputError as error:
+            # All of it is fit for the tasks, as far as was seen; its first images are not.
+            reason = f"rates are measured on the first images, and {error}"
+            why = {task: why.get(task, reason) for task in probing.tasks}
+            continue
+        return done[1:], {task: reason for task, reason in why.items() if task not in tasks}
+    return [], why
 
 
 def extrapolated(work: Work, measured: Sequence[Work], seconds: Sequence[float]) -> tuple[float, str]:

@@ -17,7 +17,7 @@ from fit3d_ns.lifting.options import LiftOptions
 from fit3d_ns.lifting.scene import SPLITS, LiftScene, photos_of, posed_maps, require_training_views
 from fit3d_ns.scene.splats import TENSORS
 
-FEW, MORE = 2, 5
+FEW, MORE = 2, 6
 """Views of the two rehearsals, whose difference is what a view takes."""
 _ENTRY_BYTES = 16
 """Of the operator's entries, by rows and by columns."""
@@ -50,12 +50,13 @@ def preview_lift(
     entries = held_out_seconds = 0.0
     with rehearsal() as folder:
         # The first time also compiles, or reads what was compiled.
-        for count in (FEW, FEW, MORE):
+        for turn, count in enumerate((FEW, FEW, MORE, FEW, MORE)):
             few = tuple(train[index] for index in spread(len(train), count))
             posed = posed_maps(dataclasses.replace(scene, views=few), "train", config, device, folder)
             start = time.perf_counter()
             lifted = lift_feature_maps(splats, posed.cameras, posed.maps, feature_dim, options, view_dependence)
-            taken[len(few)] = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            taken[len(few)] = seconds if turn < 2 else min(seconds, taken.get(len(few), seconds))
             start = time.perf_counter()
             held_out_cosine(splats, lifted, posed.cameras[:1], posed.maps[:1])
             held_out_seconds = time.perf_counter() - start
