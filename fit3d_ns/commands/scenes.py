@@ -111,7 +111,8 @@ def prepare(arguments: ScenesArguments) -> tuple[Plan, Engine, list[str], list[s
 
     plan = make_plan(arguments)
     found, waiting = [], []
-    sweep_leftovers(Path(plan.output_dir))
+    if not arguments.dry_run:
+        sweep_leftovers(Path(plan.output_dir))
     for scene in plan.captures:
         if is_exported(plan, scene):
             found.append(scene)

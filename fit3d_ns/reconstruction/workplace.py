@@ -104,8 +104,10 @@ def check_workplace(output: Path, key: str, overwrite: bool, option: str = "--ou
             pass
     if "moves" in state and state.get("key") == key:
         return "all but in place: a start finishes at once"
-    if "moves" not in state:  # else it would be put in place, and then replaced or refused
+    if "moves" not in state:
         _require_fit(place, overwrite, option)
+    elif not overwrite:  # another task's, which a start puts in place first
+        raise _taken(place, option)
     return "begun: a start goes on with it, and takes less" if state.get("key") == key else ""
 
 
@@ -196,8 +198,12 @@ def _require_fit(place: Workplace, overwrite: bool, option: str) -> list[str]:
             f"{option} {place.output} holds {foreign[0]}, which {_COMMAND} did not make: give a new or an empty folder."
         )
     if not overwrite:
-        raise InputError(f"{option} {place.output} holds a capture already: give another folder, or --overwrite.")
+        raise _taken(place, option)
     return ours
+
+
+def _taken(place: Workplace, option: str) -> InputError:
+    return InputError(f"{option} {place.output} holds a capture already: give another folder, or --overwrite.")
 
 
 def _files_of_capture(folder: Path) -> list[str]:
