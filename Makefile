@@ -38,12 +38,11 @@ $(READY): requirements.txt pyproject.toml Makefile | system
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Debian packages: a compiler builds two small requirements, COLMAP and ffmpeg serve ns-process-data,
-# Chromium opens the viewer in a test. Without the last three their tests skip and say so.
+# Debian packages: a compiler builds two small requirements, ffmpeg serves ns-process-data, Chromium opens
+# the viewer in a test. Without the last two their tests skip and say so.
 system:
 	@missing=""; \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
-	command -v colmap >/dev/null || missing="$$missing colmap"; \
 	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	test -z "$$missing" && exit 0; \

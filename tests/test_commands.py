@@ -67,16 +67,54 @@ def test_help_of_a_subcommand_imports_nothing_heavy_either() -> None:
     assert imported == []
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_is_a_script_that_the_shell_takes_and_imports_nothing_heavy(shell: str, tmp_path: Path) -> None:
-    script, imported = call("fit3d-finetune", "--tyro-print-completion", shell)
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_that_the_shell_takes_and_imports_nothing_heavy(
+    name: str, shell: str, tmp_path: Path
+) -> None:
+    script, imported = call(name, "--tyro-print-completion", shell)
     assert imported == []
-    assert "--exports" in script
+    assert name in script
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
-    (tmp_path / "completion").write_text(script)
-    subprocess.run([shell, "-n", str(tmp_path / "completion")], check=True)
+    (tmp_path / f"_{name}").write_text(script)
+    subprocess.run([shell, "-n", f"_{name}"], check=True, cwd=tmp_path)
     if shell == "bash":
-        registered = "source completion; complete -p fit3d-finetune"
-        done = subprocess.run(["bash", "-c", registered], cwd=tmp_path, capture_output=True, text=True)
-        assert done.stdout.startswith("complete ")
+        assert completed(tmp_path, name, "--he") == ["--help"]
+    if shell == "zsh":
+        loaded = "fpath=(. $fpath); autoload -U compinit; compinit -D -u; print $_comps[$1]"
+        done = subprocess.run(["zsh", "-fc", loaded, "zsh", name], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout == f"_{name}\n", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("fit3d-finetune", "--exp"), ["--exports"]),
+        (("fit3d-finetune", "--preset", "p"), ["paper"]),
+        (("fit3d-capture", "--matching", "s"), ["sequential"]),
+        (("fit3d-data", "ch"), ["check"]),
+    ],
+)
+def test_bash_completes_options_their_values_and_subcommands(
+    words: tuple[str, ...], expected: list[str], tmp_path: Path
+) -> None:
+    name = words[0]
+    (tmp_path / f"_{name}").write_text(call(name, "--tyro-print-completion", "bash")[0])
+    assert completed(tmp_path, *words) == expected
+
+
+def completed(folder: Path, *words: str) -> list[str]:
+    """What bash offers for the last word, by the script `_NAME` in a folder."""
+    code = """
+        source "./_$1"
+        function=$(complete -p "$1"); function=${function#*-F }; function=${function%% *}
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); "$function" "$1" "${@: -1}" "${@: -2:1}"
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", code, "bash", *words], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    return sorted(line.strip() for line in done.stdout.splitlines() if line.strip())

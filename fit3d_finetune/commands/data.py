@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from fit3d_ns.common.command_line import answer_version, description
+from fit3d_ns.common.command_line import description, reading
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -51,11 +51,11 @@ def run(arguments: Check | List) -> None:
 
 def parse(words: Sequence[str] | None = None) -> Check | List:
     """The arguments of the command line."""
-    answer_version(words)
     described = description("What lies in a data set, what is missing, and what it can be probed for.")
-    return tyro.extras.subcommand_cli_from_dict(
-        {"check": Check, "list": List}, prog="fit3d-data", description=described, args=words
-    )
+    with reading(words):
+        return tyro.extras.subcommand_cli_from_dict(
+            {"check": Check, "list": List}, prog="fit3d-data", description=described, args=words
+        )
 
 
 @ends_in_one_sentence

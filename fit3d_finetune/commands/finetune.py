@@ -18,7 +18,7 @@ from fit3d_finetune.training.recipe import DEFAULT_PRESET, PRESETS, PresetName, 
 from fit3d_finetune.training.stopping import TrainingInterrupted
 from fit3d_finetune.training.tracking import TrackerName
 from fit3d_ns.common.choices import DeviceChoice
-from fit3d_ns.common.command_line import answer_version, description
+from fit3d_ns.common.command_line import description, reading
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError
@@ -149,8 +149,11 @@ def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Pat
         processes=processes,
     )
     if arguments.dry_run:
-        seen = preview(made)
-        print("\n".join([f"{made.output_dir} is finished already: nothing to do"] if seen is None else seen.lines()))
+        estimate = preview(made)
+        if estimate is None:
+            print(f"{made.output_dir} is finished already: nothing to do")
+        else:
+            estimate.show()
         return made.output_dir
     return finetune(made)
 
@@ -184,15 +187,15 @@ def _lora(arguments: FinetuneArguments) -> LoRA | None:
 
 def parse(arguments: Sequence[str]) -> FinetuneArguments:
     """Command line to arguments; the preset gives the defaults of the recipe's options."""
-    answer_version(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
     preset: PresetName = first.parse_known_args(arguments)[0].preset
     default = FinetuneArguments(exports=tyro.MISSING, preset=preset, recipe=PRESETS[preset])
     described = description(inspect.getdoc(FinetuneArguments) or "")
-    return tyro.cli(
-        FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune", description=described
-    )
+    with reading(arguments):
+        return tyro.cli(
+            FinetuneArguments, args=list(arguments), default=default, prog="fit3d-finetune", description=described
+        )
 
 
 @ends_in_one_sentence

@@ -19,7 +19,9 @@ from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.features.config import BackboneConfig
 
 if TYPE_CHECKING:
+    from fit3d_finetune.probing.plan import Probing
     from fit3d_finetune.probing.results import ProbeResults
+    from fit3d_ns.common.estimate import Estimate
 
 
 @dataclass
@@ -66,10 +68,40 @@ class ProbeArguments:
     """Where backbones run, and the heads of segmentation and depth are trained."""
     output_dir: Path = Path("probe")
     """For results.json, tables as CSV, and report.html."""
+    dry_run: bool = False
+    """Check everything as a start would, probe with a few images and iterations, of which nothing is kept, and print
+    what all of it will take in time, memory and disk; write nothing."""
 
 
 def run(arguments: ProbeArguments) -> ProbeResults:
     """Do what the arguments say."""
+    from fit3d_finetune.probing.run import probe
+    from fit3d_finetune.report.folder import REPORT_FILE, write_results
+    from fit3d_finetune.report.terminal import table
+
+    results, examples = probe(prepare(arguments))
+    write_results(results, examples, arguments.output_dir)
+    CONSOLE.print(table(results))
+    for comparison in results.comparisons:
+        logger.info("%s", comparison.statement)
+    logger.info("Report: %s", arguments.output_dir / REPORT_FILE)
+    return results
+
+
+def preview(arguments: ProbeArguments) -> Estimate:
+    """What --dry-run prints."""
+    from fit3d_finetune.probing.preview import preview_probing
+    from fit3d_finetune.report.folder import write_results
+
+    return preview_probing(prepare(arguments), arguments.output_dir, write_results)
+
+
+def prepare(arguments: ProbeArguments) -> Probing:
+    """What is to be done, once the arguments, the data sets' lists and the output folder are found fit.
+
+    Raises:
+        InputError: they are not.
+    """
     check_iterations(arguments.iterations)
     if not arguments.seeds:
         raise InputError("--seeds is empty: give at least one.")
@@ -87,9 +119,7 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     from fit3d_finetune.probing.data.datasets import read_data
     from fit3d_finetune.probing.data.depth_benchmarks import depth_benchmark, depth_limit
     from fit3d_finetune.probing.plan import Probing, default_arms
-    from fit3d_finetune.probing.run import probe
-    from fit3d_finetune.report.folder import REPORT_FILE, require_output_dir, write_results
-    from fit3d_finetune.report.terminal import table
+    from fit3d_finetune.report.folder import require_output_dir
     from fit3d_ns.common.device import choose_device
 
     require_output_dir(arguments.output_dir)
@@ -104,26 +134,18 @@ def run(arguments: ProbeArguments) -> ProbeResults:
     if arguments.precision is not None:
         precision = choose_precision(arguments.precision, device)
         backbones = {name: replace(config, precision=precision) for name, config in backbones.items()}
-    results, examples = probe(
-        Probing(
-            backbones=backbones,
-            arms=default_arms(list(backbones)),
-            train=train or test,
-            test=test,
-            tasks=arguments.tasks,
-            protocol=protocol,
-            seeds=arguments.seeds,
-            device=device,
-            max_depth=depth_limit(data, arguments.max_depth),
-            benchmark=depth_benchmark(data, arguments.depth_benchmark),
-        )
+    return Probing(
+        backbones=backbones,
+        arms=default_arms(list(backbones)),
+        train=train or test,
+        test=test,
+        tasks=arguments.tasks,
+        protocol=protocol,
+        seeds=arguments.seeds,
+        device=device,
+        max_depth=depth_limit(data, arguments.max_depth),
+        benchmark=depth_benchmark(data, arguments.depth_benchmark),
     )
-    write_results(results, examples, arguments.output_dir)
-    CONSOLE.print(table(results))
-    for comparison in results.comparisons:
-        logger.info("%s", comparison.statement)
-    logger.info("Report: %s", arguments.output_dir / REPORT_FILE)
-    return results
 
 
 def parse(words: Sequence[str] | None = None) -> ProbeArguments:
@@ -136,7 +158,10 @@ def main() -> None:
     """Console script `fit3d-probe`."""
     arguments = parse()
     quiet_third_parties()
-    run(arguments)
+    if arguments.dry_run:
+        preview(arguments).show()
+    else:
+        run(arguments)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fit3d_ns.common.choices import FeatureChoice
-from fit3d_ns.common.command_line import answer_version, description
+from fit3d_ns.common.command_line import description, reading
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.third_parties import quiet_third_parties
@@ -130,14 +130,14 @@ def _show(planned: Plan, repo_id: str) -> None:
 
 def parse(words: Sequence[str] | None = None) -> Arguments:
     """The arguments of the command line."""
-    answer_version(words)
     commands: dict[str, Callable[..., Any]] = {"onnx": Onnx, "program": Program, "merge": Merge, "publish": Publish}
     described = description(
         "A fine-tuned backbone for others: as ONNX, as a program of torch.export, merged, or on a hub."
     )
-    arguments: Arguments = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="fit3d-share", description=described, args=words
-    )
+    with reading(words):
+        arguments: Arguments = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="fit3d-share", description=described, args=words
+        )
     return arguments
 
 

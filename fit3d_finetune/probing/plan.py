@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fit3d_finetune.probing.data.depth_benchmarks import DEPTH_BENCHMARKS, DepthBenchmark
 from fit3d_finetune.probing.data.labelled_images import LabelledImage, LabelledImages
@@ -27,6 +28,8 @@ class Probing:
     device: str = "cpu"
     max_depth: float = 10.0
     benchmark: DepthBenchmark = DEPTH_BENCHMARKS["none"]
+    cache_dir: Path | None = None
+    """Of features; None: $FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
 
     def asks_for(self, need: Callable[[Task], bool]) -> bool:
         """Whether a task needs it."""

@@ -54,10 +54,7 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     """
     train, test = images_of(probing.train), images_of(probing.test)
     classes = probing.test[0].classes
-    require_data(probing.tasks, probing.train, probing.test)
-    if {*probing.tasks} - {*VIEW_TASKS}:
-        warn_of_shared_images(probing.train, probing.test)
-    labelled = _check_files(probing)
+    labelled = check_files(probing)
     image_scenes = scenes_of(probing.test)
     scenes = list(dict.fromkeys(image_scenes))
     # The published mean goes over all classes (without those that are neither labelled nor predicted).
@@ -80,13 +77,13 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
     )
     with _timed(seconds, "encoding"):
         used = train if probing.trains_on_whole_images else []
-        encoded_train = EncodedImages(used, probing.backbones, probing.device)
-        encoded_test = EncodedImages(test, probing.backbones, probing.device)
+        encoded_train = EncodedImages(used, probing.backbones, probing.device, probing.cache_dir)
+        encoded_test = EncodedImages(test, probing.backbones, probing.device, probing.cache_dir)
     examples = [_example(test[i], i, encoded_test, classes, probing) for i in _spread(len(test))]
     at = {index: place for place, index in enumerate(_spread(len(test)))}
 
     # First: views that show nothing in common are found before hours of training.
-    views = _geometry(test, image_scenes) if {*VIEW_TASKS} & {*probing.tasks} else []
+    views = geometry_of(probing) if {*VIEW_TASKS} & {*probing.tasks} else []
     among = given_pairs(probing.test)
     if "consistency" in probing.tasks:
         with _timed(seconds, "consistency"):
@@ -158,8 +155,9 @@ def probe(probing: Probing) -> tuple[ProbeResults, list[Example]]:
 # ---- what tasks read
 
 
-def _geometry(images: Sequence[LabelledImage], scenes: Sequence[str]) -> list[ConsistencyView]:
-    places = list(zip(images, scenes, strict=True))
+def geometry_of(probing: Probing) -> list[ConsistencyView]:
+    """Depth and cameras of the test images."""
+    places = list(zip(images_of(probing.test), scenes_of(probing.test), strict=True))
     with progress("images") as bar:
         return [image.consistency_view(scene) for image, scene in bar.track(places, description="Depth and cameras")]
 
@@ -184,8 +182,15 @@ def _side_by_side(arm: Arm, encoded: EncodedImages, index: int) -> Tensor:
 # ---- checks and examples
 
 
-def _check_files(probing: Probing) -> Array:
-    """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels."""
+def check_files(probing: Probing) -> Array:
+    """Read all files that the tasks need; labelled test pixels [images, classes], [0, 0] where no task needs labels.
+
+    Raises:
+        InputError: a task lacks its labels, depth or cameras, or files are not fit for it.
+    """
+    require_data(probing.tasks, probing.train, probing.test)
+    if {*probing.tasks} - {*VIEW_TASKS}:
+        warn_of_shared_images(probing.train, probing.test)
     if probing.asks_for(lambda task: task.depth):
         probing.benchmark.check([*probing.train, *probing.test])
         check_depth(probing.train, probing.max_depth, "training")

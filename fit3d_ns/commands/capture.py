@@ -21,7 +21,7 @@ from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
-from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, Workplace, key_of, open_workplace
+from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, Workplace, check_workplace, key_of, open_workplace
 
 if TYPE_CHECKING:
     from fit3d_ns.reconstruction.pairs import Pair
@@ -63,11 +63,14 @@ class CaptureArguments:
     """Longest side in pixels of the image that features are sought in; the images themselves stay as they are."""
     overwrite: bool = False
     """Replace a capture that fit3d-capture made there before, once the new one is complete."""
+    dry_run: bool = False
+    """Read all photos, find and compare the features of a few, of which nothing is kept, and print what all of it will
+    take in time, memory and disk; write nothing."""
 
 
 @exits_on_input_error
 def run(arguments: CaptureArguments) -> Path:
-    """Make the capture that the arguments ask for; returns its folder."""
+    """Make the capture that the arguments ask for; returns its folder (or where it would be, with --dry-run)."""
     from fit3d_ns.reconstruction.engine import load_pycolmap
     from fit3d_ns.reconstruction.summary import say_summary
 
@@ -84,12 +87,30 @@ def run(arguments: CaptureArguments) -> Path:
         [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in photos],
         [arguments.frames, arguments.matching, arguments.camera_model, arguments.feature_size],
     )
+    if arguments.dry_run:
+        _preview(arguments, photos, check_workplace(output, key, arguments.overwrite))
+        return output
     with open_workplace(output, key, arguments.overwrite) as place:
         if not place.finished:
             _make(arguments, photos, place)
     say_summary(json.loads((output / SUMMARY_FILE).read_text()))
     logger.info("Capture: %s; train on it with ns-train fit3d-features --data %s", output, output)
     return output
+
+
+def _preview(arguments: CaptureArguments, photos: list[Path], left: str) -> None:
+    from fit3d_ns.reconstruction.preview import preview_capture
+
+    source = arguments.source
+    count = len(photos) if source.is_dir() else arguments.frames
+    estimate = preview_capture(
+        source, arguments.output_dir, photos, arguments.frames,
+        chosen_matching(arguments.matching, count, not source.is_dir()), chosen_mapper(arguments.mapper, count),
+        arguments.camera_model, arguments.feature_size,
+    )  # fmt: skip
+    if left:
+        print(f"An earlier run: {left}")
+    estimate.show()
 
 
 def _check_numbers(arguments: CaptureArguments) -> None:
@@ -115,9 +136,12 @@ def _source_files(source: Path, most: int | None) -> list[Path]:
 
 
 def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> None:
+    from fit3d_ns.common.estimate import peak_memory
+    from fit3d_ns.common.kept_rates import keep_rate
     from fit3d_ns.reconstruction.engine import extract_features, find_poses, load_pycolmap, match_features
     from fit3d_ns.reconstruction.model import measure_photos, read_model
     from fit3d_ns.reconstruction.photos import MIN_PHOTOS, camera_groups, prepare_photos, write_smaller_copies
+    from fit3d_ns.reconstruction.preview import RATES
     from fit3d_ns.reconstruction.quality import find_faults
     from fit3d_ns.reconstruction.summary import make_summary
     from fit3d_ns.reconstruction.video import frames_of_video
@@ -151,9 +175,7 @@ def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> 
         matching, pairs = choose_pairs(arguments.matching, names, is_video, place)
         match_features(place.database, pairs, place.folder / "pairs.txt")
     with timed("poses"):
-        mapper: Mapper = "global" if len(names) >= GLOBAL_FROM else "incremental"
-        if arguments.mapper != "auto":
-            mapper = arguments.mapper
+        mapper = chosen_mapper(arguments.mapper, len(names))
         models = find_poses(place.database, place.images, place.fresh_folder("models"), mapper, len(names))
     sizes = [model.num_reg_images() for model in models]
     if not sizes or sizes[0] < MIN_PHOTOS:
@@ -181,10 +203,25 @@ def _make(arguments: CaptureArguments, photos: list[Path], place: Workplace) -> 
         "feature_size": arguments.feature_size,
         "pycolmap": load_pycolmap().__version__,
     }
+    keep_rate(
+        RATES, mapper=mapper, photos=len(names), poses_seconds=seconds["poses"], memory=peak_memory("cpu")
+    )  # fmt: skip
     summary = make_summary(model, given, sizes, findings, made_with, seconds)
     files = ["images", *smaller, "colmap", "sparse_pc.ply", SUMMARY_FILE, "transforms.json"]
     (result / SUMMARY_FILE).write_text(json.dumps({**summary, "files": files}, indent=1))
     place.publish([(name if name == "images" else f"result/{name}", name) for name in files])
+
+
+def chosen_matching(choice: MatchingChoice, count: int, is_video: bool) -> Matching:
+    """By which rule so many photos are compared."""
+    if choice != "auto":
+        return choice
+    return "sequential" if is_video else "alike" if count > MOST_EXHAUSTIVE else "exhaustive"
+
+
+def chosen_mapper(choice: Literal["auto", "incremental", "global"], count: int) -> Mapper:
+    """How the poses of so many photos are found."""
+    return choice if choice != "auto" else "global" if count >= GLOBAL_FROM else "incremental"
 
 
 def choose_pairs(
@@ -194,9 +231,7 @@ def choose_pairs(
     from fit3d_ns.reconstruction.engine import read_descriptors
     from fit3d_ns.reconstruction.pairs import alike_pairs, all_pairs, sequential_pairs
 
-    matching: Matching = choice if choice != "auto" else "sequential" if is_video else "exhaustive"
-    if choice == "auto" and not is_video and len(names) > MOST_EXHAUSTIVE:
-        matching = "alike"
+    matching = chosen_matching(choice, len(names), is_video)
     if matching == "alike":
         pairs = alike_pairs(names, read_descriptors(place.database))
     else:

@@ -106,11 +106,14 @@ class LiftArguments:
     solver: LiftOptions = field(default_factory=LiftOptions)
     cache_dir: Path | None = None
     """Where feature maps are kept between runs; None means $FIT3D_CACHE_DIR, else ~/.cache/fit3d."""
+    dry_run: bool = False
+    """Check everything as a start would, lift a few views, of which nothing is kept, and print what all of it will take
+    in time, memory and disk; write nothing."""
 
 
 @exits_on_input_error
 def run(arguments: LiftArguments) -> Path:
-    """Lift as the arguments say; returns the folder that was written."""
+    """Lift as the arguments say; returns the folder that was written (or would be, with --dry-run)."""
     if isinstance(arguments.feature_dim, int) and arguments.feature_dim < 1:
         raise InputError(f"--feature-dim is {arguments.feature_dim}; give at least 1, or full.")
     _check_solver(arguments.solver)
@@ -133,6 +136,22 @@ def run(arguments: LiftArguments) -> Path:
     feature_dim = None if arguments.feature_dim == "full" else arguments.feature_dim
     config = arguments.backbone.over(base)
     dependence = arguments.feature_view_dependence
+    if arguments.dry_run:
+        from fit3d_ns.lifting.preview import preview_lift
+
+        storage, cache_dir = arguments.feature_storage, arguments.cache_dir
+        preview_lift(
+            scene,
+            config,
+            feature_dim,
+            arguments.solver,
+            choose_device("auto"),
+            cache_dir,
+            dependence,
+            storage,
+            directory,
+        ).show()
+        return directory
     gaussians, report = lift_scene(
         scene, config, feature_dim, arguments.solver, choose_device("auto"), arguments.cache_dir, dependence
     )

@@ -68,25 +68,23 @@ class ScenesArguments:
     dataparser: str = ""
     """A dataparser for all scenes, with its options: "fit3d-scannetpp-data --undistorted True"; "": nerfstudio's own
     format."""
+    dry_run: bool = False
+    """Check everything as a start would, and print what is to be done and what it will take in time, memory and disk,
+    by what scenes took on this machine before; write nothing."""
 
 
 def run(arguments: ScenesArguments) -> list[Status]:
-    """Do what the arguments say; returns what came of every scene, in their order."""
-    from fit3d_ns.scene.place import require_export_place
+    """Do what the arguments say; returns what came of every scene, in their order (of --dry-run: nothing)."""
     from fit3d_ns.scheduling.worker import figures_of
 
-    plan = make_plan(arguments)
-    found, waiting = [], []
-    sweep_leftovers(Path(plan.output_dir))
-    for scene in plan.captures:
-        if is_exported(plan, scene):
-            found.append(scene)
-        else:
-            require_export_place(Path(plan.output_dir), scene)
-            waiting.append(scene)
-    engine = make_engine(arguments)
-    if plan.method == "auto":
-        plan = replace(plan, method="fit3d-features" if engine.gpus > 0 else "fit3d-features-fast")
+    plan, engine, found, waiting = prepare(arguments)
+    if arguments.dry_run:
+        from fit3d_ns.scheduling.local import LocalEngine
+        from fit3d_ns.scheduling.preview import preview_scenes
+
+        jobs = engine.jobs if isinstance(engine, LocalEngine) else None
+        preview_scenes(plan, engine, jobs, found, waiting).show()
+        return []
     for scene in found:
         Status(scene, "done", figures=figures_of(plan, scene), found=True).save(plan)
     for scene in waiting:
@@ -102,6 +100,30 @@ def run(arguments: ScenesArguments) -> list[Status]:
             logger.error("%s: %s", status.scene, status.fault)
     logger.info("Summary: %s, %s", *write_summary(plan, statuses))
     return statuses
+
+
+def prepare(arguments: ScenesArguments) -> tuple[Plan, Engine, list[str], list[str]]:
+    """What is to be done and who does it; the scenes that are exported already, and the others.
+
+    Raises:
+        InputError: as `make_plan`, `make_engine` and `is_exported`, or an export has no place.
+    """
+    from fit3d_ns.scene.place import require_export_place
+
+    plan = make_plan(arguments)
+    found, waiting = [], []
+    if not arguments.dry_run:
+        sweep_leftovers(Path(plan.output_dir))
+    for scene in plan.captures:
+        if is_exported(plan, scene):
+            found.append(scene)
+        else:
+            require_export_place(Path(plan.output_dir), scene)
+            waiting.append(scene)
+    engine = make_engine(arguments)
+    if plan.method == "auto":
+        plan = replace(plan, method="fit3d-features" if engine.gpus > 0 else "fit3d-features-fast")
+    return plan, engine, found, waiting
 
 
 def make_plan(arguments: ScenesArguments) -> Plan:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TypeVar
 
 import tyro
@@ -19,6 +20,7 @@ Arguments = TypeVar("Arguments")
 
 MORE = "Also: --version; --tyro-print-completion bash|zsh|fish, for completion in the shell (docs/options.md)."
 """Under what a command says of itself."""
+_COMPLETION = "--tyro-print-completion"
 
 
 def read_arguments(kind: type[Arguments], prog: str, words: Sequence[str] | None = None) -> Arguments:
@@ -29,9 +31,9 @@ def read_arguments(kind: type[Arguments], prog: str, words: Sequence[str] | None
         prog: the command's name.
         words: of the command line; None: those of this process.
     """
-    answer_version(words)
     described = description(inspect.getdoc(kind) or "")
-    return tyro.cli(kind, prog=prog, description=described, args=None if words is None else list(words))
+    with reading(words):
+        return tyro.cli(kind, prog=prog, description=described, args=None if words is None else list(words))
 
 
 def description(text: str) -> str:
@@ -39,11 +41,34 @@ def description(text: str) -> str:
     return f"{text}\n\n{MORE}"
 
 
-def answer_version(words: Sequence[str] | None = None) -> None:
-    """Print the version and exit, if it is asked for."""
-    if "--version" in (sys.argv[1:] if words is None else words):
+@contextmanager
+def reading(words: Sequence[str] | None = None) -> Iterator[None]:
+    """Around tyro's reading of a command line: prints and exits on --version, and mends its scripts for completion."""
+    given = sys.argv[1:] if words is None else words
+    if "--version" in given:
         print(f"fit3d {installed_version()}")
         raise SystemExit(0)
+    if not given or given[0] != _COMPLETION:
+        yield
+        return
+    script = io.StringIO()
+    try:
+        with redirect_stdout(script):
+            yield
+    finally:
+        print(one_line_each(script.getvalue()), end="")
+
+
+def one_line_each(script: str) -> str:
+    """tyro's completion script with each option's help in one line.
+
+    The script prints a candidate a line, with its help behind it; bash takes what follows a line break in there for one
+    more candidate, and so completes nothing.
+    """
+    return "".join(
+        line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC = ") else line
+        for line in script.splitlines(keepends=True)
+    )
 
 
 @contextmanager

@@ -15,6 +15,14 @@ PACKAGES = ("gsplat", "nerfacc", "nerfstudio", "timm", "torch", "torchmetrics", 
 CATEGORIES: tuple[type[Warning], ...] = (FutureWarning, DeprecationWarning)
 """Of names that will change: what we call of them is tested with the versions that are pinned."""
 
+MESSAGES = (
+    # nerfstudio's schedules go by the step of the training, also of what is not trained yet (features, poses).
+    r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`",
+    # nerfstudio writes losses to its logs as they are.
+    "Converting a tensor with requires_grad=True to a scalar",
+)
+"""Beginnings of other warnings that torch gives of what nerfstudio means to do."""
+
 LINES = {"torch.utils.flop_counter": "triton not found"}
 """By logger: the beginning of a line about what is missing on purpose."""
 
@@ -28,6 +36,8 @@ def quiet_third_parties() -> None:
         return
     for category in CATEGORIES:
         warnings.filterwarnings("ignore", category=category, module=rf"({'|'.join(PACKAGES)})(\.|$)")
+    for message in MESSAGES:
+        warnings.filterwarnings("ignore", message, UserWarning)
     for name, beginning in LINES.items():
         target = logging.getLogger(name)
         if not any(isinstance(known, _Without) for known in target.filters):

@@ -91,6 +91,23 @@ def posed_maps(
     return PosedMaps(views, photos, maps, [_camera(view, grid, scene.images_root, identity) for view, grid in pairs])
 
 
+def photos_of(scene: LiftScene) -> Sequence[np.ndarray]:
+    """The undistorted photos of all views, read when asked for; masks are looked at now.
+
+    Raises:
+        InputError: a mask, or when it is asked for a photo, is not fit for its view.
+    """
+    for view in scene.views:
+        _load_mask(view, scene.images_root)
+    return _Photos(scene.views, scene.images_root)
+
+
+def require_training_views(scene: LiftScene) -> None:
+    """Raises: InputError: there are none."""
+    if not any(view.split == "train" for view in scene.views):
+        raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
+
+
 def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple[LiftScene, BackboneInfo]:
     """The scene of an export folder, and the backbone whose features it holds.
 
@@ -128,10 +145,9 @@ def lift_scene(
     Raises:
         InputError: no training views, or Gaussians that hardly any of them sees.
     """
+    require_training_views(scene)
     parts = {split: posed_maps(scene, split, config, device, cache_dir) for split in SPLITS}
     train, held_out = parts["train"], parts["eval"]
-    if not train.views:
-        raise InputError(f"scene {scene.name} has no training views; lift from a capture with at least one.")
     splats = scene.splats.to(device)
     psnr = _color_psnr(splats, train)
     if psnr < LEAST_PSNR:

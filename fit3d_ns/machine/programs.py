@@ -25,14 +25,20 @@ def find_programs(compiles: bool) -> list[Finding]:
         _program(
             "ffmpeg", ("ffmpeg",), "ns-process-data reads videos and resizes photos with it: apt-get install ffmpeg"
         ),
-        _program("colmap", ("colmap",), "ns-process-data finds cameras with it: apt-get install colmap"),
-        _program("chromium", ("chromium", "chromium-browser", "google-chrome"), "", needed=False),
+        _program("colmap", ("colmap",), only="ns-process-data without --skip-colmap uses it"),
+        _program("chromium", ("chromium", "chromium-browser", "google-chrome"), only="browser tests use it"),
     ]
 
 
-def _program(name: str, commands: Sequence[str], use: str, needed: bool = False) -> Finding:
+def _program(name: str, commands: Sequence[str], use: str = "", needed: bool = False, only: str = "") -> Finding:
+    """Whether one of the commands is there.
+
+    Args:
+        use: what for, and how to install it: its absence is worth a note.
+        only: instead, by what few things it is used: its absence is none.
+    """
     path = next((found for command in commands if (found := shutil.which(command))), None)
     if path is not None:
         return Finding(GROUP, name, path, needed=needed)
     problem = f"no {name} on the PATH: {use}." if use else ""
-    return Finding(GROUP, name, "not found" if use else "not found (only browser tests use it)", problem, needed)
+    return Finding(GROUP, name, f"not found (only {only})" if only else "not found", problem, needed)

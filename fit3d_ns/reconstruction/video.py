@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _READ_SHARE = 0.9
 """A video of which less of the frames than this can be decoded was cut off."""
+_LOOKED_AT = 60
+"""Frames from which `look_at_video` takes its rate."""
 
 
 def frames_of_video(video: Path, folder: Path, most: int) -> dict[str, str]:
@@ -47,7 +50,7 @@ def frames_of_video(video: Path, folder: Path, most: int) -> dict[str, str]:
     wanted = set(picked)
     with progress("frames") as bar:
         task = bar.add_task("Writing frames", total=len(picked))
-        for index, frame in _decoded(video, until=picked[-1]):
+        for index, frame in decoded_frames(video, until=picked[-1]):
             if index in wanted:
                 name = f"frame_{len(names) + 1:05d}.jpg"
                 save_jpeg(folder / name, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
@@ -65,7 +68,7 @@ def _measure(video: Path) -> tuple[list[float], list[float]]:
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     with progress("frames") as bar:
         task = bar.add_task("Looking for sharp frames", total=announced if announced > 0 else None)
-        for _, frame in _decoded(video):
+        for _, frame in decoded_frames(video):
             grey = measured_image(frame)
             sharp.append(sharpness(grey))
             moved.append(0.0 if before is None or before.shape != grey.shape else motion(before, grey))
@@ -78,7 +81,28 @@ def _measure(video: Path) -> tuple[list[float], list[float]]:
     return sharp, moved
 
 
-def _decoded(video: Path, until: int | None = None) -> Iterator[tuple[int, Array]]:
+def look_at_video(video: Path) -> tuple[int, float]:
+    """How many frames a video announces (0: it does not), and seconds to look at one, found on the first ones.
+
+    Raises:
+        InputError: it is no video.
+    """
+    with _opened(video) as capture:
+        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    start, count = time.perf_counter(), 0
+    before: Array | None = None
+    for _, frame in decoded_frames(video, until=_LOOKED_AT - 1):
+        grey = measured_image(frame)
+        sharpness(grey)
+        if before is not None:
+            motion(before, grey)
+        before, count = grey, count + 1
+    if not count:
+        raise _no_video(video)
+    return max(0, announced), (time.perf_counter() - start) / count
+
+
+def decoded_frames(video: Path, until: int | None = None) -> Iterator[tuple[int, Array]]:
     """Frames with their index, uint8 [H, W, 3] BGR, to the end or up to one."""
     with _opened(video) as capture:
         index = 0

@@ -89,6 +89,29 @@ def key_of(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def check_workplace(output: Path, key: str, overwrite: bool, option: str = "--output-dir") -> str:
+    """Check what `open_workplace` would, and change nothing.
+
+    Returns:
+        what would be found: "" (nothing), or what an earlier run for the same task left, in words.
+
+    Raises:
+        InputError: as `open_workplace`.
+    """
+    place = Workplace(Path(os.path.abspath(output)))
+    state = _read_state(place)
+    if (place.folder / _LOCK_FILE).is_file():
+        with _locked(place, option):
+            pass
+    if "moves" in state and state.get("key") == key:
+        return "all but in place: a start finishes at once"
+    if "moves" not in state:
+        _require_fit(place, overwrite, option)
+    elif not overwrite:  # another task's, which a start puts in place first
+        raise _taken(place, option)
+    return "begun: a start goes on with it, and takes less" if state.get("key") == key else ""
+
+
 @contextmanager
 def open_workplace(output: Path, key: str, overwrite: bool, option: str = "--output-dir") -> Iterator[Workplace]:
     """The work folder for a task: as an earlier run for the same task left it, else empty.
@@ -176,8 +199,12 @@ def _require_fit(place: Workplace, overwrite: bool, option: str) -> list[str]:
             f"{option} {place.output} holds {foreign[0]}, which {_COMMAND} did not make: give a new or an empty folder."
         )
     if not overwrite:
-        raise InputError(f"{option} {place.output} holds a capture already: give another folder, or --overwrite.")
+        raise _taken(place, option)
     return ours
+
+
+def _taken(place: Workplace, option: str) -> InputError:
+    return InputError(f"{option} {place.output} holds a capture already: give another folder, or --overwrite.")
 
 
 def _files_of_capture(folder: Path) -> list[str]:

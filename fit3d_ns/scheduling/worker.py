@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,9 +19,13 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.errors import EXIT_BAD_INPUT
+from fit3d_ns.common.estimate import size_of
 from fit3d_ns.common.json_input import parse_json
+from fit3d_ns.common.kept_rates import keep_rate
 from fit3d_ns.scene.place import SCENE_FILE
 from fit3d_ns.scheduling.plan import LOG_FILE, MEASURED, METRICS_FILE, Plan, State, Status
 from fit3d_ns.scheduling.process import ending_of
@@ -28,6 +33,8 @@ from fit3d_ns.scheduling.process import ending_of
 TRAINED_FILE = "trained.json"
 """Beside config.yml, once ns-train has ended well: its checkpoints alone do not tell."""
 MODELS = "nerfstudio_models"
+RATES = "fit3d-scenes"
+"""What is kept for --dry-run: what whole scenes took."""
 
 
 class Failed(Exception):  # noqa: N818 (what happened, for the scene's status)
@@ -48,6 +55,7 @@ def run_scene(plan: Plan, scene: str, first: int = 1) -> Status:
     """
     start = time.monotonic()
     (plan.folder(scene)).mkdir(parents=True, exist_ok=True)
+    whole = not (run_folder(plan, scene, first) / MODELS).is_dir()
     status = Status(scene)
     for attempt in range(first, 3 if plan.retry_options else 2):
         status = dataclasses.replace(status, attempt=attempt)
@@ -60,7 +68,34 @@ def run_scene(plan: Plan, scene: str, first: int = 1) -> Status:
                 break
     status = dataclasses.replace(status, seconds=time.monotonic() - start)
     status.save(plan)
+    if whole and status.state == "done" and status.attempt == first == 1:
+        _keep_rate(plan, status)
     return status
+
+
+def comparable(plan: Plan, threads: int) -> dict[str, Any]:
+    """What scenes must have in common for one to say what another takes."""
+    return {
+        "method": plan.method,
+        "train_options": plan.train_options,
+        "export_options": plan.export_options,
+        "dataparser": plan.dataparser,
+        "threads": threads,
+    }
+
+
+def _keep_rate(plan: Plan, status: Status) -> None:
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    exported = json.loads((plan.export(status.scene) / SCENE_FILE).read_text())
+    keep_rate(
+        RATES,
+        **comparable(plan, threads),
+        seconds=status.seconds,
+        views=len(exported["views"]),
+        memory=1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        export_bytes=size_of(plan.export(status.scene)),
+        run_bytes=size_of(run_folder(plan, status.scene, status.attempt)),
+    )
 
 
 def _attempt(plan: Plan, status: Status, start: float) -> Status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class EncodedImages:
         images: what to encode.
         backbones: by name.
         device: where missing features are computed.
+        cache_dir: as of `extract_feature_maps`.
     """
 
     def __init__(
@@ -32,12 +34,13 @@ class EncodedImages:
         images: Sequence[LabelledImage],
         backbones: dict[str, BackboneConfig],
         device: torch.device | str = "cpu",
+        cache_dir: Path | None = None,
     ) -> None:
         self.images = list(images)
-        pixels = _Pixels(self.images)
+        pixels = Pixels(self.images)
         names = [image.name for image in self.images]
         self.maps: dict[str, FeatureMaps] = {
-            name: extract_feature_maps(pixels, config, device=device, names=names, parts=("features", "class_token"))
+            name: extract_feature_maps(pixels, config, cache_dir, device, names, ("features", "class_token"))
             for name, config in backbones.items()
         }
 
@@ -114,7 +117,7 @@ class StandardizedImages:
         return self.statistics[f"{backbone}/class"](self.encoded.class_token(backbone, index)).to(self.device)
 
 
-class _Pixels(Sequence[Array]):
+class Pixels(Sequence[Array]):
     """uint8 [H, W, 3] of every image, decoded when asked for."""
 
     def __init__(self, images: Sequence[LabelledImage]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from fit3d_finetune.backbone.hub import WEIGHTS_FILE
 from fit3d_finetune.backbone.precision import PrecisionChoice
 from fit3d_finetune.commands.probe import ProbeArguments, main, run
-from fit3d_finetune.probing.data.tasks import TASKS
+from fit3d_finetune.probing.data.tasks import DEFAULT_TASKS, TASKS
 from fit3d_finetune.probing.protocol import PAPER, PROTOCOLS
 from fit3d_finetune.probing.results import ProbeResults
 from fit3d_finetune.report.folder import OUTPUT_FILES, require_output_dir, write_results
@@ -32,6 +32,7 @@ from tests.fit3d_finetune.probing.scenes import (
     write_scene,
 )
 from tests.fit3d_finetune.report.samples import make_results
+from tests.trees import figures, listed
 
 ARMS = [
     *("original", "fine-tuned", "2D control"),
@@ -401,3 +402,53 @@ def test_an_arm_that_cannot_be_is_named(folders: dict[str, Path], tmp_path: Path
                 output_dir=tmp_path / "out",
             )
         )
+
+
+# ---- the plan without the probing
+
+
+def test_a_dry_run_says_what_a_probing_would_take_and_writes_nothing(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+    before = listed(tmp_path, *folders.values())
+    call_main(
+        monkeypatch,
+        *("--finetuned", folders["finetuned"], "--train-data", folders["train"], "--test-data", folders["test"]),
+        *("--device", "cpu", "--output-dir", tmp_path / "new" / "out", "--dry-run"),
+    )
+    assert listed(tmp_path, *folders.values()) == before
+    said = figures(capsys.readouterr().out)
+    assert said["Arms"].endswith("seeds 0, 1, 2")
+    assert said["Tasks"] == ", ".join(DEFAULT_TASKS)
+    assert {"Time", "Memory", "Disk", "features by original", "features by fine-tuned"} <= said.keys()
+    for task, work in {
+        "segmentation": "1200 iterations, 4 test images",
+        "depth": "800 iterations, 4 test images",
+        "consistency": "6 pairs of views",
+    }.items():
+        assert said[f"{task}, {work}"].startswith("0:0")
+    assert "no estimate" not in said["Time"]
+
+
+def test_a_dry_run_refuses_what_a_probing_refuses(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+    broken = tmp_path / "broken"
+    shutil.copytree(folders["test"], broken)
+    sorted((broken / "depth").iterdir())[0].write_bytes(b"cut")
+    (tmp_path / "file").write_text("")
+    given = ("--train-data", folders["train"], "--device", "cpu")
+    for words in (
+        (*given, "--test-data", broken),
+        (*given, "--test-data", folders["test"], "--output-dir", tmp_path / "file"),
+        ("--test-data", folders["test"]),
+    ):
+        said = []
+        for more in ((), ("--dry-run",)):
+            with pytest.raises(SystemExit) as stop:
+                call_main(monkeypatch, "--output-dir", tmp_path / "out", *words, *more)
+            assert stop.value.code == 2
+            said.append([line for line in capsys.readouterr().err.splitlines() if "rror" in line or "fit" in line])
+        assert said[0] == said[1] != []

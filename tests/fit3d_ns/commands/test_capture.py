@@ -17,11 +17,14 @@ from fit3d_ns.capture.checks import check_transforms
 from fit3d_ns.commands import capture
 from fit3d_ns.commands.capture import CaptureArguments, run
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.kept_rates import keep_rate
 from fit3d_ns.reconstruction import engine
 from fit3d_ns.reconstruction import photos as reconstruction_photos
+from fit3d_ns.reconstruction.preview import RATES
 from fit3d_ns.reconstruction.workplace import WORK_FOLDER
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from tests.console_scripts import run_script, train_briefly
+from tests.trees import figures, listed
 
 FOX = Path(__file__).parents[4] / "shared" / "data" / "fox"
 SMALL = (270, 480)
@@ -249,3 +252,61 @@ def test_large_sets_are_compared_by_likeness(monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert [matching for matching, _ in choices] == ["exhaustive", "alike", "sequential"]
     assert len(choices[1][1]) < 200 * 199 / 2
+
+
+# ---- the plan without the capture
+
+
+@needs_pycolmap
+@needs_fox
+def test_a_dry_run_says_what_a_capture_would_take_and_writes_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+    before = listed(tmp_path, photos)
+    run(CaptureArguments(photos, tmp_path / "new" / "room", dry_run=True))
+    assert listed(tmp_path, photos) == before
+    said = figures(capsys.readouterr().out)
+    assert said["Pairs"] == "28 to compare (exhaustive)"
+    assert said["poses of 8 photos"].startswith("no estimate")
+    assert "no capture of 3 to 24 photos was made on this machine yet" in said["poses of 8 photos"]
+    assert said["features of 8 photos"].startswith("0:00:")
+    assert said["Time"].endswith(", and what has no estimate")
+
+    keep_rate(RATES, mapper="incremental", photos=10, poses_seconds=20.0, memory=3e9)
+    run(CaptureArguments(photos, tmp_path / "new" / "room", dry_run=True))
+    said = figures(capsys.readouterr().out)
+    assert said["poses of 8 photos"].startswith("0:00:16 (2.00 s each")
+    assert said["Time"].endswith("in all")
+    assert said["Memory"].startswith("3.0 GB")
+
+
+@needs_pycolmap
+def test_a_dry_run_refuses_what_a_capture_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = tmp_path / "photos"
+    given.mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((240, 320, 3), number, np.uint8)).save(given / f"{number}.png")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "video.mp4").write_bytes(b"none")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in given.iterdir():
+        (cut / path.name).write_bytes(path.read_bytes())
+    (cut / "3.png").write_bytes((given / "3.png").read_bytes()[:100])
+    for source, output in (
+        (given, tmp_path / "full"),
+        (given, given / "room"),
+        (tmp_path / "video.mp4", tmp_path / "room"),
+        (cut, tmp_path / "room"),
+        (tmp_path / "none", tmp_path / "room"),
+    ):
+        said = []
+        for dry_run in (False, True):
+            with pytest.raises(SystemExit) as stop:
+                run(CaptureArguments(source, output, dry_run=dry_run))
+            assert stop.value.code == 2
+            said.append([line for line in capsys.readouterr().err.splitlines() if "error" in line])
+        assert said[0] == said[1] != []
+        assert not (tmp_path / "room").exists()

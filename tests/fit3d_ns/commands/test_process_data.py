@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.slow,  # about two minutes on two busy cores
     pytest.mark.skipif(not FOX.is_dir(), reason=f"needs the fox photos in {FOX}"),
     *(
-        pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program}: not on the PATH")
+        pytest.mark.skipif(shutil.which(program) is None, reason=f"needs the program {program}, which is optional")
         for program in ("colmap", "ffmpeg")
     ),
 ]

@@ -10,9 +10,13 @@ import pytest
 
 from fit3d_ns.commands import scenes
 from fit3d_ns.commands.scenes import ScenesArguments, make_plan, run
+from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.kept_rates import keep_rate, kept_rates
 from fit3d_ns.scheduling.plan import Plan, Status
+from fit3d_ns.scheduling.worker import RATES, comparable
 from tests.fit3d_finetune.scenes import write_export
+from tests.trees import figures, listed
 
 
 class Engine:
@@ -137,3 +141,33 @@ def test_two_tiny_scenes_from_photos_to_exports_and_a_broken_one(tiny_capture: P
     again = run(given)
     assert [status.found for status in again] == [True, False, True]
     assert again[0].figures == statuses[0].figures
+
+
+def test_a_dry_run_goes_by_scenes_before_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIT3D_CACHE_DIR", str(tmp_path / "cache"))
+    write_export(tmp_path / "runs" / "done")
+    given = arguments(tmp_path, "done", "a", "b", "c", jobs=2, method="fit3d-features-fast", dry_run=True)
+    before = listed(tmp_path)
+    assert run(given) == []
+    assert listed(tmp_path) == before
+    said = figures(capsys.readouterr().out)
+    assert said["Scenes"] == "3 to train, measure and export; 1 are exported already"
+    assert said["Time"] == said["Disk"] == "no estimate"
+    assert "on this machine yet: let one end" in said["3 scenes, 2 at a time on this machine"]
+
+    taken = {"views": 40, "memory": 2e9, "export_bytes": 3e8, "run_bytes": 1e9}
+    for seconds in (100.0, 140.0):
+        keep_rate(RATES, **comparable(make_plan(given), max(1, usable_cores() // 2)), seconds=seconds, **taken)
+    run(given)
+    said = figures(capsys.readouterr().out)
+    assert said["Time"] == "0:04:00 in all", "two rounds of two minutes"
+    assert said["Memory"].startswith("4.0 GB at most")
+    assert said["exports"].startswith("0.90 GB")
+    assert said["runs"].startswith("3.00 GB")
+    assert (
+        "0:01:40 to 0:02:20, measured on 2 scenes before, with 40 views"
+        in said["3 scenes, 2 at a time on this machine"]
+    )
+    assert len(kept_rates(RATES)) == 2

@@ -26,11 +26,23 @@ for module, category in (
     ("torchcrepe", FutureWarning),
 ):
     warnings.warn_explicit(f"from {module}", category, "file.py", 1, module=module)
+for message in (
+    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 and later, ...",
+    "Converting a tensor with requires_grad=True to a scalar may lead to unexpected behavior.",
+):
+    warnings.warn_explicit(message, UserWarning, "file.py", 1, module="nerfstudio.utils.writer")
 log = logging.getLogger("torch.utils.flop_counter")
 log.warning("triton not found; and so on")
 log.warning("something else of triton")
 """
-HIDDEN = ("from torch.cuda.amp", "from nerfstudio", "from timm.layers", "triton not found")
+HIDDEN = (
+    "from torch.cuda.amp",
+    "from nerfstudio",
+    "from timm.layers",
+    "triton not found",
+    "Detected call",
+    "Converting a tensor",
+)
 STAYS = ("from torch.nn", "from fit3d_ns.scene", "from torchcrepe", "something else of triton")
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.reconstruction.workplace import SUMMARY_FILE, SUMMARY_FORMAT, WORK_FOLDER, Workplace, open_workplace
+from fit3d_ns.reconstruction.workplace import (
+    SUMMARY_FILE,
+    SUMMARY_FORMAT,
+    WORK_FOLDER,
+    Workplace,
+    check_workplace,
+    open_workplace,
+)
 
 MOVES = [
     ("result/points", "points"),
@@ -141,3 +148,24 @@ def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="another fit3d-capture"), open_workplace(tmp_path / "out", "key", False):
             pass
         assert place.folder.is_dir()
+
+
+def test_looking_finds_what_opening_would_and_changes_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert check_workplace(output, "key", False) == ""
+    assert listing(tmp_path) == []
+    with suppress(KeyboardInterrupt), open_workplace(output, "key", False):
+        with pytest.raises(InputError, match="another fit3d-capture"):
+            check_workplace(output, "key", False)
+        raise KeyboardInterrupt
+    before = listing(tmp_path)
+    assert check_workplace(output, "key", False).startswith("begun")
+    assert check_workplace(output, "other", False) == ""
+    assert listing(tmp_path) == before
+    make(output)
+    with pytest.raises(InputError, match="--overwrite"):
+        check_workplace(output, "key", False)
+    assert check_workplace(output, "key", True) == ""
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt"):
+        check_workplace(output, "key", True)
