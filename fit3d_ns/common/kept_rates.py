@@ -12,6 +12,7 @@ from typing import Any
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.cores import usable_cores
 from fit3d_ns.common.file_lock import locked_file
+from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.output_place import default_cache_dir
 
 KEPT = 50
@@ -55,7 +56,7 @@ def _file(command: str) -> Path:
 
 def _read(path: Path) -> list[Entry]:
     with suppress(OSError, ValueError):
-        entries = json.loads(path.read_text())
+        entries = parse_json(path.read_bytes())
         if isinstance(entries, list):
             return [entry for entry in entries if isinstance(entry, dict)]
     return []
