@@ -122,11 +122,11 @@ class ViewerClient:
         self._element(label)["value"] = value
         self._update(label, value)
 
-    def click(self, x: float = 0.0, y: float = 0.0) -> None:
+    def click(self, x: float = 0.0, y: float = 0.0, timeout: float = 60) -> None:
         """Click in the scene, at tangents right of and below the middle of the picture; as soon as clicks are heard."""
         import viser.transforms as vtf
 
-        self.wait_until(lambda: self._heard.hears_clicks, "the server to hear clicks")
+        self.wait_until(lambda: self._heard.hears_clicks, "the server to hear clicks", timeout)
         axes = vtf.SO3(np.array(self.camera.wxyz)).as_matrix()
         direction = axes @ np.array([x, y, 1.0])
         self._send(
@@ -211,7 +211,9 @@ class ViewerClient:
         elements = self._heard.elements
 
         def find() -> dict[str, Any] | None:
-            return next((each for each in elements.values() if each.get("label") == label), None)
+            # A folder may be called like a control in it.
+            named = (each for each in elements.values() if each.get("label") == label and "value" in each)
+            return next(named, None)
 
         found = self.wait_until(find, f"the control {label!r}")
         assert found is not None

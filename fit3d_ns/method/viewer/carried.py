@@ -13,7 +13,10 @@ from fit3d_ns.features.pca import ColorProjection, PCAAccumulator
 from fit3d_ns.lifting.maps import LiftedFeatures
 
 MOST_SAMPLES = 10_000
-"""Gaussians that colours and clusters are fitted to: more would not change them."""
+"""Gaussians that colours are fitted to: more would not change them."""
+
+MOST_CLUSTERED = 4_000
+"""Gaussians that clusters are fitted to, for which a page waits: of 10,000 they take six times as long."""
 
 _SERIAL = 32_000
 """Values that torch works on with one thread: from 32,768 on it shares them out."""
@@ -54,9 +57,9 @@ def fit_colors(codes: Tensor, decoder: FeatureDecoder, opacities: Tensor) -> Col
     return ColorProjection.from_basis(replace(found, mean=mean, components=torch.stack(components)))
 
 
-def sample_step(count: int) -> int:
-    """Every how many of `count` Gaussians are looked at."""
-    return -(-count // MOST_SAMPLES)
+def sample_step(count: int, most: int = MOST_SAMPLES) -> int:
+    """Every how many of `count` Gaussians are looked at, so that they are no more than `most`."""
+    return -(-count // most)
 
 
 class Coordinates:

@@ -69,6 +69,7 @@ def guard(renderer: RenderStateMachine) -> None:
             if repr(error) not in failures:
                 failures.add(repr(error))
                 logger.exception("Viewer: a picture failed; others go on")
+                renderer.state = "low_static"  # what fails for the first time is tried again
             raise IOChangeException from None  # nerfstudio's renderer then waits for what comes next
 
     @functools.wraps(send)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fit3d_ns.features.clusters import fit_clusters
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.pca import ColorProjection
-from fit3d_ns.method.viewer.carried import CarriedFeatures, Coordinates, fit_colors, sample_step
+from fit3d_ns.method.viewer.carried import MOST_CLUSTERED, CarriedFeatures, Coordinates, fit_colors, sample_step
 from fit3d_ns.method.viewer.legend import COMPARED, LIFTED
 from fit3d_ns.method.viewer.pictures import Pictures
 from fit3d_ns.method.viewer.selection import Limits, both, confident, dimmed, isolated
@@ -191,7 +191,7 @@ class ShownFeatures:
         if not bool(features.codes.any()):
             return None
         with torch.no_grad():
-            coordinates, every = Coordinates(features.decoder), sample_step(len(features.codes))
+            coordinates, every = Coordinates(features.decoder), sample_step(len(features.codes), MOST_CLUSTERED)
             placed = coordinates.of_codes(features.codes[::every])
             opacities = torch.sigmoid(self.model.gauss_params["opacities"][::every, 0])
             centers = coordinates.to_features(fit_clusters(placed, wanted, opacities))
@@ -248,6 +248,7 @@ class ShownFeatures:
         pictures, splats = self.pictures(), self.model.splats()
         pixel, _, _ = rasterize(splats, pictures.features.codes, view)
         rasterize(splats, splats.means, view, render_mode="ED")
+        rasterize(splats, splats.sh, view, render_mode="RGB+ED", sh_degree=splats.sh_degree)
         weight, bias = pictures.features.decoder.as_matrix()
         for pictures in (pictures, replace(pictures, query=weight @ pixel[0, 0, 0] + bias)):
             pictures.of_blend(rasterize(splats, pictures.channels, view)[0][0])
