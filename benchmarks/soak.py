@@ -2,11 +2,11 @@
 
     python -m benchmarks.soak --data examples/room [--minutes 10] [--json soak.json]
 
-First, in turns, training without clients, with three that look and hold still, and with the same where the pictures are
-nerfstudio's alone (colour, depth, accumulation): what looking costs, and which part of it is nerfstudio's own. Then three
-clients do whatever the panel offers, at random, and go without a word. Training runs in this process, clients in another.
-Clients that move stop the training for a tenth of a second each time, which is nerfstudio's own rule, so training is
-timed with clients that hold still.
+First, in turns: training without clients, with three that look and hold still, and with the same where the pictures
+are nerfstudio's alone (colour, depth, accumulation). So it is seen what looking costs, and which part of it is
+nerfstudio's own. Then three clients do whatever the panel offers, at random, and go without a word. Training runs in
+this process, clients in another. A client that moves stops the training for a tenth of a second each time, which is
+nerfstudio's own rule, so training is timed with clients that hold still.
 
 Fails if training stands still, an action stays unanswered, a client is not forgotten, or memory grows.
 """
@@ -104,11 +104,11 @@ class Run:
                 raise RuntimeError(f"{what} did not come in {seconds:.0f} s")
             time.sleep(0.1)
 
-    def all_forgotten(self) -> bool:
-        """Whether nothing is done any more for clients that are gone."""
+    def pages(self) -> int:
+        """How many clients the viewer knows of, or still renders for."""
         viewer = self.trainer.viewer_state
         assert viewer is not None
-        return len(viewer.viser_server.get_clients()) == len(viewer.render_statemachines) == 0
+        return max(len(viewer.viser_server.get_clients()), len(viewer.render_statemachines))
 
     def longest_pause(self) -> float:
         """The longest time, in seconds, in which no step was finished."""
@@ -230,20 +230,19 @@ def soak(run: Run, seconds: float, turns: int = 4, turn: float = 15.0) -> Result
     for _ in range(turns):
         result.alone.append(timed(run, turn))
         with clients(run.port, 10 * turn, "--still", f"--clients={CLIENTS}"):
-            viewer = run.trainer.viewer_state
-            run.wait_until(lambda: len(viewer.render_statemachines) == CLIENTS, BOUND, "the clients")
+            run.wait_until(lambda: run.pages() == CLIENTS, BOUND, "the clients")
             time.sleep(turn / 5)
             result.watched.append(timed(run, turn))
             with plain_pictures(run.trainer.pipeline.model):
                 time.sleep(turn / 5)
                 result.plain.append(timed(run, turn))
-        run.wait_until(run.all_forgotten, 3 * BOUND, "the end of clients that are gone")
+        run.wait_until(lambda: run.pages() == 0, 3 * BOUND, "the end of clients that are gone")
     with clients(run.port, seconds, f"--clients={CLIENTS}") as process:
         start, first = time.monotonic(), run.trainer.step
         output, _ = process.communicate(timeout=seconds + 5 * BOUND)
         result.used = 1e3 * (time.monotonic() - start) / max(1, run.trainer.step - first)
     result.log = json.loads(output)
-    run.wait_until(run.all_forgotten, 3 * BOUND, "the end of clients that are gone")
+    run.wait_until(lambda: run.pages() == 0, 3 * BOUND, "the end of clients that are gone")
     step = run.trainer.step
     run.wait_until(lambda: run.trainer.step > step + 5, BOUND, "steps after all clients are gone")
     result.pause, result.memory, result.steps = run.longest_pause(), run.samples[-1][2], run.trainer.step

@@ -3,9 +3,9 @@
     python -m benchmarks.viewer RUN/config.yml [--repeats 3] [--output benchmarks/results/viewer.md]
 
 The viewer of a trained run (as ns-viewer starts it) and a client on its websocket, as a page has, in one process: from
-the message that a control was used to the first picture that comes back (nerfstudio's small one, which is there before
-the full one), and to the picture of full size. A page opens as soon as the viewer is up; first reactions come in the order
-of the rows. nerfstudio waits 0.2 s before each of its larger pictures, so a reaction of full size is never below 0.4 s.
+the message that a control was used to the first picture that comes back, which nerfstudio makes as small as it thinks
+that it must, and to the one of full size, which it begins 0.2 s later if nothing moves. A page opens as soon as the
+viewer is up; first reactions come in the order of the rows.
 """
 
 from __future__ import annotations

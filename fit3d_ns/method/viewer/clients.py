@@ -1,4 +1,4 @@
-"""Pages that come, vanish and come again: what nerfstudio's viewer does for them must outlive them, and their errors."""
+"""Pages that come, vanish and come again, and pictures that fail: nerfstudio's viewer is to outlive them."""
 
 from __future__ import annotations
 

@@ -250,8 +250,9 @@ class ShownFeatures:
         rasterize(splats, splats.means, view, render_mode="ED")
         rasterize(splats, splats.sh, view, render_mode="RGB+ED", sh_degree=splats.sh_degree)
         weight, bias = pictures.features.decoder.as_matrix()
-        for pictures in (pictures, replace(pictures, query=weight @ pixel[0, 0, 0] + bias)):
-            pictures.of_blend(rasterize(splats, pictures.channels, view)[0][0])
+        clicked = replace(pictures, query=weight @ pixel[0, 0, 0] + bias)
+        for each in (pictures, clicked):
+            each.of_blend(rasterize(splats, each.channels, view)[0][0])
 
     # ---- the clicked point
 
