@@ -123,6 +123,12 @@ class Run:
         late = [memory for when, _, memory in self.samples if when >= self.samples[-1][0] - 10]
         return median(late) / median(early or late) - 1
 
+    def memory_by_minute(self) -> list[int]:
+        """Megabytes at the end of each minute."""
+        begin = self.samples[0][0]
+        last = {int((when - begin) // 60): memory for when, _, memory in self.samples}
+        return [round(memory / 1e6) for memory in last.values()]
+
     def _train(self) -> None:
         try:
             self.trainer.train()
@@ -159,32 +165,38 @@ def clients(port: int, seconds: float, *options: str) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def timed(run: Run, seconds: float) -> float:
-    """Milliseconds per step for a while."""
-    start, first = time.monotonic(), run.trainer.step
+def timed(run: Run, seconds: float) -> tuple[float, float]:
+    """Milliseconds per step for a while, and milliseconds of processor time, of all threads.
+
+    The second is what others on the machine disturb less.
+    """
+    start, cpu, first = time.monotonic(), time.process_time(), run.trainer.step
     time.sleep(seconds)
-    return 1e3 * (time.monotonic() - start) / max(1, run.trainer.step - first)
+    steps = max(1, run.trainer.step - first)
+    return 1e3 * (time.monotonic() - start) / steps, 1e3 * (time.process_time() - cpu) / steps
 
 
 @dataclass
 class Result:
     """What a soak found."""
 
-    alone: list[float] = field(default_factory=list)
-    """Milliseconds of a step, of each turn."""
-    plain: list[float] = field(default_factory=list)
-    watched: list[float] = field(default_factory=list)
+    alone: list[tuple[float, float]] = field(default_factory=list)
+    """Milliseconds of a step, and of processor time, of each turn."""
+    plain: list[tuple[float, float]] = field(default_factory=list)
+    watched: list[tuple[float, float]] = field(default_factory=list)
     used: float = 0.0
     pause: float = 0.0
     growth: float = 0.0
     memory: float = 0.0
+    minutes: list[int] = field(default_factory=list)
+    """Megabytes at the end of each minute."""
     steps: int = 0
     gaussians: int = 0
     log: dict[str, Any] = field(default_factory=dict)
 
-    def slowdown(self, of: Sequence[float]) -> float:
-        """Median over the turns of the time of a step by that without clients."""
-        return median(value / alone for value, alone in zip(of, self.alone, strict=True))
+    def slowdown(self, of: Sequence[tuple[float, float]], clock: int = 0) -> float:
+        """Median over the turns of the time of a step by that without clients; clock: 0 wall, 1 processor."""
+        return median(value[clock] / alone[clock] for value, alone in zip(of, self.alone, strict=True))
 
     def failures(self) -> list[str]:
         """What is not as it should be."""
@@ -200,10 +212,17 @@ class Result:
     def table(self) -> list[str]:
         """Markdown."""
         rows = [*header("", "")]
-        for name, values in (("no client", self.alone), ("nerfstudio's pictures", self.plain), ("all", self.watched)):
+        for name, values in (
+            ("no client", self.alone),
+            (f"{CLIENTS} still clients, nerfstudio's pictures", self.plain),
+            (f"{CLIENTS} still clients, all pictures", self.watched),
+        ):
             if values:
-                ratio = f", {self.slowdown(values):.2f} times" if values is not self.alone else ""
-                rows.append(row(f"a step, {CLIENTS} still clients: {name}", f"{median(values):.0f} ms{ratio}"))
+                wall, processor = (median(value[clock] for value in values) for clock in (0, 1))
+                text = f"{wall:.0f} ms, {processor:.0f} ms of processor time"
+                if values is not self.alone:
+                    text += f"; {self.slowdown(values):.2f} and {self.slowdown(values, 1):.2f} times"
+                rows.append(row(f"a step, {name}", text))
         answers = sorted(seconds for each in self.log["answers"].values() for seconds in each)
         rows += [
             row("a step while clients do everything", f"{self.used:.0f} ms"),
@@ -213,6 +232,7 @@ class Result:
             row("clients that vanished", str(self.log["vanished"])),
             row("pictures seen", f"{self.log['pictures']:,}"),
             row("memory at the end, growth", f"{self.memory / 1e6:,.0f} MB, {100 * self.growth:+.1f} %"),
+            row("memory, minute by minute, MB", ", ".join(map(str, self.minutes))),
         ]
         if answers:
             often = f"{median(answers):.2f}, {answers[int(0.95 * (len(answers) - 1))]:.2f}, {answers[-1]:.2f} s"
@@ -247,6 +267,7 @@ def soak(run: Run, seconds: float, turns: int = 4, turn: float = 15.0) -> Result
     run.wait_until(lambda: run.trainer.step > step + 5, BOUND, "steps after all clients are gone")
     result.pause, result.memory, result.steps = run.longest_pause(), run.samples[-1][2], run.trainer.step
     result.growth = run.growth(min(120.0, (run.samples[-1][0] - run.samples[0][0]) / 2))
+    result.minutes = run.memory_by_minute()
     result.gaussians = run.trainer.pipeline.model.num_points
     return result
 
