@@ -101,8 +101,13 @@ class Fit3DTrainer(Trainer):
         # Whatever ended the training, its last step or the viewer's button, and before the last checkpoint.
         model = self.pipeline.model
         if model.config.feature_lift == "solve":
+            # No step is under way any more: pages may look on, and press buttons, while the features are solved for.
+            lifted = self._solved_features()
             with self.train_lock:
-                model.set_features(self._solved_features())
+                model.set_features(lifted)
+            model.feature_viewer.control.rerender()
+        if self.config.viewer.quit_on_train_completion:
+            model.feature_viewer.finish_export()
         super()._after_train()
 
     def _solved_features(self) -> LiftedFeatures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fit3d_ns.features.decoder import FeatureDecoder
@@ -12,7 +13,13 @@ from fit3d_ns.features.pca import ColorProjection, PCAAccumulator
 from fit3d_ns.lifting.maps import LiftedFeatures
 
 MOST_SAMPLES = 10_000
-"""Gaussians that colours and clusters are fitted to: more would not change them."""
+"""Gaussians that colours are fitted to: more would not change them."""
+
+MOST_CLUSTERED = 4_000
+"""Gaussians that clusters are fitted to, for which a page waits: of 10,000 they take six times as long."""
+
+_SERIAL = 32_000
+"""Values that torch works on with one thread: from 32,768 on it shares them out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +57,9 @@ def fit_colors(codes: Tensor, decoder: FeatureDecoder, opacities: Tensor) -> Col
     return ColorProjection.from_basis(replace(found, mean=mean, components=torch.stack(components)))
 
 
-def sample_step(count: int) -> int:
-    """Every how many of `count` Gaussians are looked at."""
-    return -(-count // MOST_SAMPLES)
+def sample_step(count: int, most: int = MOST_SAMPLES) -> int:
+    """Every how many of `count` Gaussians are looked at, so that they are no more than `most`."""
+    return -(-count // most)
 
 
 class Coordinates:
@@ -66,11 +73,28 @@ class Coordinates:
         weight, bias = decoder.as_matrix()
         self.basis = torch.linalg.qr(torch.cat([weight, bias[:, None]], dim=1))[0]
         """[C, E], E = min(C, D + 1)."""
-        self._weight, self._bias = self.basis.T @ weight, self.basis.T @ bias
+        self._weight, self.offset = self.basis.T @ weight, self.basis.T @ bias
+        """`offset` [E]: of the code 0, what no Gaussian adds to a pixel."""
 
     def of_codes(self, codes: Tensor) -> Tensor:
         """[..., D] to [..., E]."""
-        return codes @ self._weight.T + self._bias
+        return self.blendable(codes) + self.offset
+
+    def blendable(self, codes: Tensor) -> Tensor:
+        """[..., D] to [..., E], less `offset`: of a blend of them the coordinates are the same, plus `offset`."""
+        return codes @ self._weight.T
+
+    def cosines(self, blended: Tensor, query: Tensor) -> Tensor:
+        """Cosines [...] of what a blend [..., E] of `blendable` decodes to, to a feature [C]."""
+        direction = F.normalize(self.of_features(query), dim=0)
+        flat = blended.reshape(-1, blended.shape[-1])
+        found = flat.new_empty(len(flat))
+        # On a CPU so many at a time that they stay in the cache, and that torch uses the threads of nobody else.
+        size = len(flat) if flat.is_cuda else _SERIAL // flat.shape[1]
+        for first in range(0, len(flat), max(1, size)):
+            part = flat[first : first + max(1, size)] + self.offset
+            torch.div(part @ direction, part.norm(dim=1).clamp_min(1e-8), out=found[first : first + len(part)])
+        return found.reshape(blended.shape[:-1])
 
     def of_features(self, features: Tensor) -> Tensor:
         """Features [..., C] to [..., E]; what no code decodes to is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 from viser import ClientHandle
 
+from fit3d_ns.method.viewer.clients import look_after
 from fit3d_ns.scene.views import PinholeView
 
 if TYPE_CHECKING:
@@ -41,15 +43,24 @@ class FeatureControl(ViewerControl):
     Args:
         start: gives the view that a new page begins with; None: nerfstudio's own.
         connected: called when a page has been opened.
+        rehearse: called on a thread of its own when there is a viewer, but no training (which does it all anyway).
     """
 
-    def __init__(self, start: Callable[[], StartingView | None], connected: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        start: Callable[[], StartingView | None],
+        connected: Callable[[], None],
+        rehearse: Callable[[], None] = lambda: None,
+    ) -> None:
         self._start = start
         self._connected = connected
+        self._rehearse = rehearse
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
-        viewer.viser_server.on_client_connect(self._place)
+        look_after(viewer, self._place)
+        if viewer.trainer is None:
+            threading.Thread(target=self._rehearse, daemon=True).start()
 
     def _place(self, client: ClientHandle) -> None:
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO

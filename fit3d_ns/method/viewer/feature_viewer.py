@@ -25,6 +25,8 @@ from fit3d_ns.scene.render import rasterize
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
 
+_EXPORT = "fit3d-export-selection"
+
 
 class FeatureViewer(nn.Module):
     """Pictures of the features, and the controls that go with them.
@@ -56,7 +58,7 @@ class FeatureViewer(nn.Module):
         self._photos: TrainingPhotos | None = None
         self._work: threading.Thread | None = None
         self.panel = FeaturePanel(self, compare_backbone)
-        self.control = FeatureControl(self._start, self._connected)
+        self.control = FeatureControl(self._start, self._connected, self.rehearse)
         self._shown = ShownFeatures(model, self.panel)
 
     def use_photos(self, photos: TrainingPhotos) -> None:
@@ -70,6 +72,12 @@ class FeatureViewer(nn.Module):
         if self._wants_comparison and not self.control.trains:
             self._wants_comparison = False
             self.start_comparison()
+
+    def rehearse(self) -> None:
+        """Make the first picture and the first click as quick as later ones."""
+        ahead = torch.tensor([0.0, 0.0, 1.0])
+        with self.control.lock():
+            self._shown.rehearse(pixel_along(torch.zeros(3), ahead))
 
     # ---- pictures
 
@@ -86,9 +94,9 @@ class FeatureViewer(nn.Module):
             channels: what is blended, the entry `SHOWN_CHANNELS` of `prepared`.
             view: the camera.
         """
-        pictures, photos = self._shown.pictures(), self._photos
+        (kind, pictures), photos = self._shown.begun(), self._photos
         image, _, _ = rasterize(splats, channels, view)
-        outputs, kind = pictures.of_blend(image[0]), self._shown.kind
+        outputs = pictures.of_blend(image[0])
         if self.panel.kind == PHOTO and photos is not None and photos.are_read:
             values = photos.nearest_map(view.world_to_camera, self._shown.model.position_term)
             outputs |= pictures.of_map(values, view.height, view.width)
@@ -98,7 +106,7 @@ class FeatureViewer(nn.Module):
 
     def outputs_of_nothing(self, empty: Tensor) -> dict[str, Tensor]:
         """The same where no Gaussian is shown; empty: zeros [H, W, 1]."""
-        return self._shown.pictures().of_nothing(empty)
+        return self._shown.begun()[1].of_nothing(empty)
 
     def everything_shown(self) -> AbstractContextManager[None]:
         """Hide nothing for a while: evaluation is of all Gaussians, whatever somebody looks at."""
@@ -154,7 +162,7 @@ class FeatureViewer(nn.Module):
         if folder is None or len(chosen) == 0:
             self._say("No Gaussian is shown: nothing was exported.")
             return
-        self._in_background(lambda: self.export(chosen, folder))
+        self._in_background(lambda: self.export(chosen, folder), _EXPORT)
 
     def start_comparison(self) -> None:
         """Lift the features of the backbone that the text field names."""
@@ -194,11 +202,11 @@ class FeatureViewer(nn.Module):
             raise InputError("There are no training photos to lift features from.")
         self._say(f"Lifting the features of `{weights}` …")
         with self.control.lock():
-            splats = self._shown.model.splats().copied()
+            into, splats = self._shown.model.gauss_params["means"], self._shown.model.splats().copied()
         lifted = photos.lift(splats, weights, self._feature_dim, self._view_dependence)
         features = CarriedFeatures.of(lifted, splats.opacities)
         with self.control.lock():
-            if len(splats) != len(self._shown.model.gauss_params["means"]):
+            if into is not self._shown.model.gauss_params["means"]:
                 raise InputError("The Gaussians have become others: pause the training, and lift again.")
             self._shown.set_compared(features)
         self.panel.offer_comparison()
@@ -211,7 +219,7 @@ class FeatureViewer(nn.Module):
         self._say("")
         self.control.rerender()
 
-    def _in_background(self, work: Callable[[], object]) -> None:
+    def _in_background(self, work: Callable[[], object], name: str | None = None) -> None:
         """Do it on a thread of its own, one at a time; bad input is said in the panel."""
         if self._work is not None and self._work.is_alive():
             self._say("Something else is under way: try again when it is done.")
@@ -222,13 +230,21 @@ class FeatureViewer(nn.Module):
                 work()
             except InputError as error:
                 self._say(str(error))
+            except Exception as error:
+                logger.exception("Viewer: what was begun has failed")
+                self._say(f"It failed, see the terminal: {error}")
 
-        self._work = threading.Thread(target=guarded, daemon=True)
+        self._work = threading.Thread(target=guarded, name=name, daemon=True)
         self._work.start()
 
     def wait(self) -> None:
         """Until what was started is done."""
         if self._work is not None:
+            self._work.join()
+
+    def finish_export(self) -> None:
+        """Wait for a file that is being written, which would be lost with the process."""
+        if self._work is not None and self._work.name == _EXPORT:
             self._work.join()
 
     def _say(self, words: str) -> None:

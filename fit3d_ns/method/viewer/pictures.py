@@ -28,8 +28,8 @@ PALETTE = torch.tensor(
 class Pictures:
     """Pictures of one kind of features, the same colours from every camera.
 
-    A linear decoder commutes with blending: colours of Gaussians are blended there, instead of all channels. A
-    similarity is not linear, and a convolution mixes pixels: these need the channels.
+    A linear decoder commutes with blending: colours of Gaussians are blended there, instead of all channels, and for a
+    similarity, which is not linear, their coordinates. A convolution mixes pixels and needs the codes.
     """
 
     features: CarriedFeatures
@@ -40,8 +40,8 @@ class Pictures:
     """[C]: what `similarity` is the cosine to; None: no such picture."""
 
     @property
-    def _early(self) -> bool:
-        return self.features.decoder.kind == "linear" and self.query is None
+    def _linear(self) -> bool:
+        return self.features.decoder.kind == "linear"
 
     @cached_property
     @torch.no_grad()
@@ -64,12 +64,14 @@ class Pictures:
     @cached_property
     @torch.no_grad()
     def channels(self) -> Tensor:
-        """[N, E], what is blended: colours or codes, the colour of the cluster, the error."""
+        """[N, E], what is blended: colours (and coordinates) or codes, the colour of the cluster, the error."""
         features = self.features
-        leading = features.codes
-        if self._early:
-            leading = F.linear(leading, self._composed[0])
-        return torch.cat([leading, self._cluster_colors(self.clusters, len(leading)), features.errors], dim=1)
+        leading = [features.codes]
+        if self._linear:
+            leading = [F.linear(features.codes, self._composed[0])]
+            if self.query is not None:
+                leading.append(self.coordinates.blendable(features.codes))
+        return torch.cat([*leading, self._cluster_colors(self.clusters, len(features.codes)), features.errors], dim=1)
 
     @cached_property
     def _composed(self) -> tuple[Tensor, Tensor]:
@@ -94,10 +96,8 @@ class Pictures:
         """
         leading, clusters, error = blended.split([blended.shape[-1] - 4, 3, 1], dim=-1)
         decoder = self.features.decoder
-        if self._early:
-            pca = leading + self._composed[1]
-        elif decoder.kind == "linear":
-            pca = F.linear(leading, *self._composed)
+        if self._linear:
+            pca = leading[..., :3] + self._composed[1]
         else:
             matrix, offset = (t.to(leading) for t in (self.features.colors.matrix, self.features.colors.offset))
             pca = decoder.followed_by(matrix, torch.zeros_like(offset))(leading) + offset
@@ -111,11 +111,11 @@ class Pictures:
         return outputs
 
     def _similarity(self, blended: Tensor, query: Tensor) -> Tensor:
-        if self.features.decoder.kind == "linear":
-            near = self.coordinates.of_codes(blended), self.coordinates.of_features(query)
+        if self._linear:
+            values = self.coordinates.cosines(blended[..., 3:], query)
         else:
-            near = self.features.decoder(blended), query
-        return F.cosine_similarity(*near, dim=-1)[..., None].clamp_min(0)
+            values = F.cosine_similarity(self.features.decoder(blended), query, dim=-1)
+        return values[..., None].clamp_min(0)
 
     @torch.no_grad()
     def of_map(self, values: Tensor, height: int, width: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fit3d_ns.features.clusters import fit_clusters
 from fit3d_ns.features.decoder import FeatureDecoder
 from fit3d_ns.features.pca import ColorProjection
-from fit3d_ns.method.viewer.carried import CarriedFeatures, Coordinates, fit_colors, sample_step
+from fit3d_ns.method.viewer.carried import MOST_CLUSTERED, CarriedFeatures, Coordinates, fit_colors, sample_step
 from fit3d_ns.method.viewer.legend import COMPARED, LIFTED
 from fit3d_ns.method.viewer.pictures import Pictures
 from fit3d_ns.method.viewer.selection import Limits, both, confident, dimmed, isolated
@@ -97,12 +97,13 @@ class ShownFeatures:
     def __init__(self, model: FeatureModel, settings: Settings) -> None:
         self._model = weakref.ref(model)
         self._settings = settings
-        self._compared: CarriedFeatures | None = None
+        self._compared: tuple[CarriedFeatures, weakref.ref[Tensor]] | None = None
         self._pick: Pick | None = None
         self._queries: dict[str, Tensor] = {}
         self._clusters: dict[str, _Clusters] = {}
         self._all_shown = False
         self._kept: tuple[list[Tensor | None], list[int], Pictures] | None = None
+        self._begun: tuple[str, Pictures] | None = None
 
     @property
     def model(self) -> FeatureModel:
@@ -116,17 +117,14 @@ class ShownFeatures:
         """The features of one kind, if the Gaussians carry it."""
         model = self.model
         if kind == COMPARED:
-            # Densification makes other Gaussians of those that were lifted into.
-            fits = self._compared is not None and len(self._compared.codes) == len(model.gauss_params["means"])
-            return self._compared if fits else None
+            # Densification makes other Gaussians of those that were lifted into, in new tensors; of them there may be
+            # as many as before.
+            if self._compared is not None and self._compared[1]() is not model.gauss_params["means"]:
+                self._compared = None
+            return None if self._compared is None else self._compared[0]
         parameters = model.gauss_params
         colors = ColorProjection(model.color_matrix, model.color_offset)
         return CarriedFeatures(parameters["features"], parameters["feature_errors"], model.decoder, colors)
-
-    @property
-    def kind(self) -> str:
-        """`LIFTED` or `COMPARED`: which of them pictures are of."""
-        return self._shown()[0]
 
     def _shown(self) -> tuple[str, CarriedFeatures]:
         wanted = COMPARED if self._settings.kind == COMPARED else LIFTED
@@ -136,8 +134,8 @@ class ShownFeatures:
         return kind, features
 
     def set_compared(self, features: CarriedFeatures) -> None:
-        """Have features of another backbone beside the model's own."""
-        self._compared = features
+        """Have features of another backbone, lifted into the Gaussians as they are, beside the model's own."""
+        self._compared = features, weakref.ref(self.model.gauss_params["means"])
         self._clusters.pop(COMPARED, None)
         self._find_query(COMPARED)
 
@@ -147,15 +145,30 @@ class ShownFeatures:
         colors = fit_colors(features.codes, features.decoder, self.model.splats().opacities)
         if kind == LIFTED:
             self.model.set_color_projection(colors)
-        else:
-            self._compared = replace(features, colors=colors)
+        elif self._compared is not None:
+            self._compared = replace(features, colors=colors), self._compared[1]
         self._clusters.pop(kind, None)
 
     # ---- pictures
 
+    def begun(self) -> tuple[str, Pictures]:
+        """The kind of features, `LIFTED` or `COMPARED`, and their pictures, for which `prepared` was last called.
+
+        Controls are set while a picture is being rendered: the rest of it is to be of what it was begun with.
+        """
+        if self._begun is None:
+            self.pictures()
+        assert self._begun is not None
+        return self._begun
+
     def pictures(self) -> Pictures:
         """Of the features that are chosen, as they are now."""
         kind, features = self._shown()
+        pictures = self._pictures(kind, features)
+        self._begun = kind, pictures
+        return pictures
+
+    def _pictures(self, kind: str, features: CarriedFeatures) -> Pictures:
         centers, query = self._centers(kind, features), self._queries.get(kind)
         colors, matrix = features.colors, features.decoder.weight
         watched = [features.codes, features.errors, matrix, colors.matrix, colors.offset, centers, query]
@@ -178,7 +191,7 @@ class ShownFeatures:
         if not bool(features.codes.any()):
             return None
         with torch.no_grad():
-            coordinates, every = Coordinates(features.decoder), sample_step(len(features.codes))
+            coordinates, every = Coordinates(features.decoder), sample_step(len(features.codes), MOST_CLUSTERED)
             placed = coordinates.of_codes(features.codes[::every])
             opacities = torch.sigmoid(self.model.gauss_params["opacities"][::every, 0])
             centers = coordinates.to_features(fit_clusters(placed, wanted, opacities))
@@ -197,11 +210,11 @@ class ShownFeatures:
             self._all_shown = False
 
     @torch.no_grad()
-    def masks(self) -> tuple[Tensor | None, Tensor | None]:
+    def masks(self, pictures: Pictures) -> tuple[Tensor | None, Tensor | None]:
         """Which Gaussians are sure enough and which belong to the clicked thing, [N] each; None: all."""
         if self._all_shown:
             return None, None
-        parameters, limits, pictures = self.model.gauss_params, self._settings.limits(), self.pictures()
+        parameters, limits = self.model.gauss_params, self._settings.limits()
         sure = confident(pictures.features.errors, torch.sigmoid(parameters["opacities"]).squeeze(-1), limits)
         point = None if self._pick is None else self._pick.point
         similarities = pictures.similarities if limits.similarity > -1 else None
@@ -213,8 +226,9 @@ class ShownFeatures:
         Args:
             gaussians: all of the model's, raw.
         """
-        prepared = {**gaussians, SHOWN_CHANNELS: self.pictures().channels}
-        sure, chosen = self.masks()
+        pictures = self.pictures()
+        prepared = {**gaussians, SHOWN_CHANNELS: pictures.channels}
+        sure, chosen = self.masks(pictures)
         if chosen is not None and self._settings.dims:
             prepared["opacities"] = dimmed(gaussians["opacities"], chosen)
             chosen = None
@@ -224,16 +238,28 @@ class ShownFeatures:
     @torch.no_grad()
     def selection(self) -> Splats:
         """The Gaussians that no control hides or dims, in memory of their own."""
-        kept = both(*self.masks())
+        kept = both(*self.masks(self.pictures()))
         splats = self.model.splats()
         return (splats if kept is None else splats.subset(kept)).copied()
+
+    @torch.no_grad()
+    def rehearse(self, view: PinholeView) -> None:
+        """Do once what a picture and a click need, so that neither waits for kernels, clusters or colours."""
+        pictures, splats = self.pictures(), self.model.splats()
+        pixel, _, _ = rasterize(splats, pictures.features.codes, view)
+        rasterize(splats, splats.means, view, render_mode="ED")
+        rasterize(splats, splats.sh, view, render_mode="RGB+ED", sh_degree=splats.sh_degree)
+        weight, bias = pictures.features.decoder.as_matrix()
+        clicked = replace(pictures, query=weight @ pixel[0, 0, 0] + bias)
+        for each in (pictures, clicked):
+            each.of_blend(rasterize(splats, each.channels, view)[0][0])
 
     # ---- the clicked point
 
     @torch.no_grad()
     def pick(self, view: PinholeView) -> Pick:
         """Take what a camera of one pixel sees as the query, and the thing to isolate."""
-        sure, chosen = self.masks()
+        sure, chosen = self.masks(self.pictures())
         seen = both(sure, None if self._settings.dims else chosen)
         splats = self.model.splats() if seen is None else self.model.splats().subset(seen)
         depth, alpha, _ = rasterize(splats, splats.means, view, render_mode="ED")

@@ -100,6 +100,14 @@ class ViewerPage:
         field.fill(text)
         field.press("Enter")
 
+    def value(self, label: str) -> str:
+        """What stands in the field of a text or slider."""
+        return self._input(label).input_value()
+
+    def tick(self, label: str, ticked: bool) -> None:
+        """Tick a box, or take the tick away."""
+        self._input(label).set_checked(ticked)
+
     def click_scene(self, x: float, y: float) -> None:
         """Click in the scene, at fractions of its width and height, as soon as the page hears clicks.
 

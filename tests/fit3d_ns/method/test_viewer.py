@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 from torch import Tensor
 
+from benchmarks.soak import Result, Run, soak
+from benchmarks.soak import make_config as make_soak_config
 from fit3d_ns.method.trainer import Fit3DTrainer
 from tests.fit3d_ns.method.runs import make_config, make_trainer
 
@@ -172,3 +175,78 @@ def test_buttons_work_while_training(trainer_with_viewer: Fit3DTrainer) -> None:
     model = trainer_with_viewer.pipeline.model
     model.feature_viewer.pick(torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0]))
     assert "similarity" in model.eval().get_outputs_for_camera(_camera(trainer_with_viewer))
+
+
+def test_buttons_and_pictures_are_answered_while_features_are_solved_for(
+    tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(make_config(tiny_capture, tmp_path, steps=5, feature_lift="solve"))
+    solving, answered = threading.Event(), threading.Event()
+    solve = trainer._solved_features
+
+    def slow_solve() -> object:
+        solving.set()
+        assert answered.wait(60), "nobody is answered until the solve is done"
+        return solve()
+
+    monkeypatch.setattr(trainer, "_solved_features", slow_solve)
+
+    def look() -> None:
+        if solving.wait(0.1) and not answered.is_set():
+            with trainer.train_lock:
+                _look(trainer)
+                trainer.pipeline.model.feature_viewer.refit()
+            answered.set()
+
+    _train_beside(trainer, look)
+    assert answered.is_set()
+    assert bool(trainer.pipeline.model.gauss_params["features"].any())
+
+
+def test_a_file_that_is_being_written_when_training_ends_is_finished(
+    tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(make_config(tiny_capture, tmp_path, steps=2))
+    viewer, written = trainer.pipeline.model.feature_viewer, tmp_path / "selection-001.ply"
+    monkeypatch.setattr(type(viewer.control), "run_folder", tmp_path)
+    export = viewer.export
+
+    def slow_export(*arguments: object) -> Path:
+        time.sleep(1)
+        return export(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(viewer, "export", slow_export)
+    save = trainer.save_checkpoint
+
+    def save_and_look(step: int) -> None:
+        assert written.is_file(), "the process may end after this"
+        save(step)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_look)
+    viewer.start_export()
+    trainer.train()
+    assert written.is_file()
+
+
+def _soak(capture: Path, folder: Path, seconds: float) -> Result:
+    config = make_soak_config(capture, folder)
+    trainer = make_trainer(config)
+    run = Run(trainer)
+    run.start()
+    try:
+        return soak(run, seconds, turns=0)
+    finally:
+        run.stop()
+
+
+def test_clients_that_do_everything_and_vanish_leave_the_training_going(tiny_capture: Path, tmp_path: Path) -> None:
+    result = _soak(tiny_capture, tmp_path, 10)
+    assert [each for each in result.failures() if not each.startswith("memory")] == []
+    assert result.log["answers"], "no client did anything"
+
+
+@pytest.mark.slow
+def test_a_minute_of_clients_takes_no_more_memory_at_its_end(tiny_capture: Path, tmp_path: Path) -> None:
+    result = _soak(tiny_capture, tmp_path, 90)
+    assert result.failures() == []
+    assert result.log["vanished"] >= 3

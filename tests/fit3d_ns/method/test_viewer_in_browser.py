@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from fit3d_ns.features.backbone import load_backbone
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.model import Fit3DModel
 from fit3d_ns.method.pipeline import Fit3DPipeline
-from fit3d_ns.method.viewer.legend import COMPARED, LIFTED
+from fit3d_ns.method.viewer.legend import COMPARED, LIFTED, PHOTO
 from fit3d_ns.method.viewer.selection import Limits
 from fit3d_ns.scene.ply import read_splat_ply
 from tests.console_scripts import train_briefly
@@ -35,6 +36,14 @@ CLICK = (0.6, 0.6)
 HEIGHT = 512
 BACKGROUND = (38, 42, 55)
 """nerfstudio's viewer shows this colour where no Gaussian is."""
+
+NOTHING_HIDDEN = {
+    "Isolate: similarity ≥": -1,
+    "Isolate: distance ≤": 2,
+    "Hide: error >": 1,
+    "Hide: opacity <": 0,
+}
+"""Sliders, and where they hide nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,10 @@ def page(shared_page: ViewerPage) -> ViewerPage:
     """The page with the output type rgb, no point picked, and nothing hidden."""
     if "similarity" in shared_page.output_types():
         shared_page.press("Similarity: clear")
-    shared_page.write("Isolate: distance ≤", "2")
+    for label, nothing in NOTHING_HIDDEN.items():
+        if float(shared_page.value(label)) != nothing:
+            shared_page.write(label, str(nothing))
+    shared_page.tick("Isolate: dim the others", False)
     shared_page.choose_output("rgb")
     return shared_page
 
@@ -186,6 +198,71 @@ def test_the_number_of_clusters_is_what_the_slider_says(page: ViewerPage, model:
     page.write("Clusters: k", "3")
     model.feature_viewer.panel.clusters = 3
     _wait_until_shown(page, _rendered(model, page, "clusters"), instead_of=before)
+
+
+@contextmanager
+def _limited(model: Fit3DModel, limits: Limits) -> Iterator[None]:
+    """The sliders in this process."""
+    model.feature_viewer.panel.set_limits(limits)
+    try:
+        yield
+    finally:
+        model.feature_viewer.panel.set_limits(Limits())
+        model.feature_viewer.panel.dims = False
+
+
+@pytest.mark.parametrize("label", ["Hide: error >", "Hide: opacity <"])
+def test_low_confidence_is_hidden(page: ViewerPage, model: Fit3DModel, label: str) -> None:
+    whole = _rendered(model, page, "rgb")
+    of_error = label == "Hide: error >"
+    values = model.gauss_params["feature_errors"] if of_error else torch.sigmoid(model.opacities)
+    limit = round(float(values.median()), 2)
+    page.write(label, str(limit))
+    with _limited(model, Limits(error=limit) if of_error else Limits(opacity=limit)):
+        _wait_until_shown(page, _rendered(model, page, "rgb"), instead_of=whole)
+    page.write(label, str(NOTHING_HIDDEN[label]))
+    _wait_until_shown(page, whole)
+
+
+def test_what_is_not_similar_to_the_clicked_point_is_dimmed_or_hidden(page: ViewerPage, model: Fit3DModel) -> None:
+    _pick_point(page)
+    _pick_in(model, _camera(page))
+    whole, similarities = _rendered(model, page, "rgb"), model.feature_viewer._shown.pictures().similarities
+    assert similarities is not None
+    limit = round(float(similarities.quantile(0.7)), 2)
+    try:
+        with _limited(model, Limits(similarity=limit)):
+            page.write("Isolate: similarity ≥", str(limit))
+            hidden = _rendered(model, page, "rgb")
+            _wait_until_shown(page, hidden, instead_of=whole)
+            page.tick("Isolate: dim the others", True)
+            model.feature_viewer.panel.dims = True
+            _wait_until_shown(page, _rendered(model, page, "rgb"), instead_of=hidden)
+    finally:
+        model.feature_viewer.clear_query()
+
+
+def test_the_legend_says_what_the_chosen_output_shows(page: ViewerPage, model: Fit3DModel) -> None:
+    for output, words in {"feature_error": "as learned by the Gaussians", "depth": "distance along the camera"}.items():
+        page.choose_output(output)
+        page.wait_until(lambda words=words: page.shows(words), bool, f"the legend of {output}")  # type: ignore[misc]
+        _wait_until_shown(page, _rendered(model, page, output), instead_of=_rendered(model, page, "rgb"))
+
+
+def test_the_nearest_photos_own_map_is_shown(page: ViewerPage, model: Fit3DModel) -> None:
+    page.choose_output("feature_pca")
+    viewer, lifted = model.feature_viewer, _rendered(model, page, "feature_pca")
+    assert viewer._photos is not None
+    viewer._photos.read()
+    page.choose("Features", PHOTO)
+    try:
+        viewer.panel.kind = PHOTO
+        _wait_until_shown(page, _rendered(model, page, "feature_pca"), instead_of=lifted)
+        assert page.shows("training photo that is taken from nearest")
+    finally:
+        viewer.panel.kind = LIFTED
+        page.choose("Features", LIFTED)
+    _wait_until_shown(page, lifted)
 
 
 def test_a_clicked_thing_is_isolated_and_exported(page: ViewerPage, model: Fit3DModel, config: Path) -> None:

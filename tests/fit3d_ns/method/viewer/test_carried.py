@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fit3d_ns.features.decoder import DecoderKind, FeatureDecoder
 from fit3d_ns.features.pca import ColorProjection, PCAAccumulator
+from fit3d_ns.method.viewer import carried
 from fit3d_ns.method.viewer.carried import Coordinates, fit_colors, sample_step
 
 
@@ -27,6 +29,21 @@ def test_distances_and_cosines_are_those_of_decoded_features(
     torch.testing.assert_close(placed @ placed.T, decoded @ decoded.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(Coordinates(decoder).of_features(decoded), placed, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(Coordinates(decoder).to_features(placed), decoded, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_cosines_of_a_blend_are_those_of_what_it_decodes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "_SERIAL", 50)  # some pixels at a time, with a rest
+    decoder = FeatureDecoder("linear", 6, 20)
+    decoder.bias.normal_()
+    coordinates = Coordinates(decoder)
+    codes, weights, query = torch.randn(9, 6), 0.1 * torch.rand(5, 7, 9), torch.randn(20)
+    weights[0, 0] = 0  # a pixel without Gaussians
+    expected = F.cosine_similarity(decoder(weights @ codes), query, dim=-1)
+    found = coordinates.cosines(weights @ coordinates.blendable(codes), query)
+    # What no code decodes to is no part of the query there.
+    seen = coordinates.of_features(query).norm() / query.norm()
+    torch.testing.assert_close(found * seen, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from fit3d_ns.features.backbone import BackboneConfig, load_backbone
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.method.model import Fit3DModel
 from fit3d_ns.method.pipeline import Fit3DPipeline
+from fit3d_ns.method.viewer import shown
+from fit3d_ns.method.viewer.control import FeatureControl
 from fit3d_ns.method.viewer.legend import COMPARED, LIFTED, PHOTO
 from fit3d_ns.method.viewer.panel import Words
 from fit3d_ns.method.viewer.photos import compared_backbone
@@ -126,8 +130,8 @@ def test_the_legend_says_what_the_output_shows(pipeline: Fit3DPipeline) -> None:
 
 def _cluster_colours(pipeline: Fit3DPipeline) -> torch.Tensor:
     """Colours of the Gaussians' clusters, as `clusters` blends them."""
-    shown = pipeline.model.feature_viewer.prepared(dict(pipeline.model.gauss_params.items()))
-    return shown["shown_channels"][:, -4:-1]
+    prepared = pipeline.model.feature_viewer.prepared(dict(pipeline.model.gauss_params.items()))
+    return prepared["shown_channels"][:, -4:-1]
 
 
 def test_clusters_have_the_same_colours_in_every_view_and_after_looking_elsewhere(pipeline: Fit3DPipeline) -> None:
@@ -302,11 +306,11 @@ def test_a_compared_backbone_has_pictures_of_its_own(pipeline: Fit3DPipeline, co
     viewer.compare(str(compared))
     assert viewer.panel.kind == COMPARED
     assert "cosine" in viewer.panel.message
-    shown = _look(pipeline)
-    assert float((shown["feature_pca"] - lifted["feature_pca"]).abs().mean()) > 0.01
-    assert float((shown["feature_error"] - lifted["feature_error"]).abs().mean()) > 1e-4
-    assert float(shown["similarity"][PIXEL]) > 0.9
-    assert torch.equal(shown["rgb"], lifted["rgb"])
+    other = _look(pipeline)
+    assert float((other["feature_pca"] - lifted["feature_pca"]).abs().mean()) > 0.01
+    assert float((other["feature_error"] - lifted["feature_error"]).abs().mean()) > 1e-4
+    assert float(other["similarity"][PIXEL]) > 0.9
+    assert torch.equal(other["rgb"], lifted["rgb"])
     viewer.panel.kind = LIFTED
     back = _look(pipeline)
     for name in ("feature_pca", "feature_error", "clusters"):
@@ -321,6 +325,94 @@ def test_the_runs_own_backbone_as_the_compared_one_is_lifted_to_the_same(
     lifted = _look(pipeline)["similarity"]
     viewer.compare(str(own_backbone))
     assert float((_look(pipeline)["similarity"] - lifted).abs().mean()) < 0.02
+
+
+def test_features_of_gaussians_that_became_others_are_not_shown(pipeline: Fit3DPipeline, compared: Path) -> None:
+    # Densification puts as many others in their place: at its cap it prunes and splits alike.
+    viewer, parameters = pipeline.model.feature_viewer, pipeline.model.gauss_params
+    viewer.compare(str(compared))
+    assert viewer._shown.carried(COMPARED) is not None
+    parameters["means"] = torch.nn.Parameter(parameters["means"].detach().clone())
+    assert viewer._shown.carried(COMPARED) is None
+    lifted = _look(pipeline)
+    viewer.panel.kind = LIFTED
+    assert torch.equal(_look(pipeline)["feature_pca"], lifted["feature_pca"])
+
+
+def test_features_are_not_lifted_into_gaussians_that_became_others_meanwhile(
+    pipeline: Fit3DPipeline, compared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, parameters = pipeline.model.feature_viewer, pipeline.model.gauss_params
+    photos = viewer._photos
+    assert photos is not None
+    lift = photos.lift
+
+    def replaced(*arguments: Any) -> Any:
+        parameters["means"] = torch.nn.Parameter(parameters["means"].detach().clone())
+        return lift(*arguments)
+
+    monkeypatch.setattr(photos, "lift", replaced)
+    with pytest.raises(InputError, match="become others"):
+        viewer.compare(str(compared))
+
+
+def test_a_control_that_is_set_while_a_picture_is_made_changes_the_next_one(
+    pipeline: Fit3DPipeline, compared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # viser sets values on threads of its own, without nerfstudio's train lock.
+    viewer = pipeline.model.feature_viewer
+    viewer.compare(str(compared))
+    viewer.panel.kind = LIFTED
+    before, outputs = _look(pipeline), viewer.outputs
+
+    def set_first(*arguments: Any) -> Any:
+        viewer.panel.kind, viewer.panel.clusters = COMPARED, 3
+        return outputs(*arguments)
+
+    monkeypatch.setattr(viewer, "outputs", set_first)
+    meanwhile = _look(pipeline)
+    assert [name for name in before if not torch.equal(before[name], meanwhile[name])] == []
+    monkeypatch.undo()
+    assert not torch.equal(_look(pipeline)["feature_pca"], before["feature_pca"])
+
+
+def test_whatever_fails_is_said_in_the_panel(pipeline: Fit3DPipeline) -> None:
+    viewer = pipeline.model.feature_viewer
+
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    viewer._in_background(fail)
+    viewer.wait()
+    assert "no room" in viewer.panel.message
+
+
+# ---- how soon
+
+
+def test_after_a_rehearsal_a_picture_waits_for_no_clusters_and_a_click_is_still_to_come(
+    pipeline: Fit3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = pipeline.model.feature_viewer
+    expected = _look(pipeline)
+    viewer._shown._clusters.clear()
+    viewer.rehearse()
+    monkeypatch.setattr(shown, "fit_clusters", lambda *_: pytest.fail("clusters are fitted while a page waits"))
+    found = _look(pipeline)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_a_viewer_without_training_rehearses_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed = threading.Event()
+    control = FeatureControl(lambda: None, lambda: None, rehearsed.set)
+    server = SimpleNamespace(on_client_connect=lambda _: None)
+    seen: Any = SimpleNamespace(viser_server=server, render_statemachines={}, trainer=object())
+    control._setup(seen)
+    assert not rehearsed.wait(0.2)
+    seen.trainer = None
+    control._setup(seen)
+    assert rehearsed.wait(10)
 
 
 def test_a_backbone_that_is_not_there_is_one_sentence_in_the_panel(pipeline: Fit3DPipeline) -> None:
