@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +118,8 @@ def run(arguments: DoctorArguments) -> bool:
         findings = look()
         print(as_json(findings) if arguments.json else report(findings))
     else:
-        judgement = look_at_scene(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # what nerfstudio says while it reads is no part of the answer
+            judgement = look_at_scene(arguments)
         from fit3d_ns.judgement.findings import findings_of
 
         findings = findings_of(judgement)

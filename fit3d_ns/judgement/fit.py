@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.features.position import position_map
+from fit3d_ns.features.position import ViewDependence, position_map
 from fit3d_ns.judgement.scene import JudgedScene
 from fit3d_ns.lifting.maps import lift_feature_maps
 from fit3d_ns.lifting.operator import cell_weights, patch_operator
@@ -28,7 +28,7 @@ class FeatureFit:
 @torch.no_grad()
 def measure_fit(scene: JudgedScene) -> FeatureFit:
     """The loss of a scene's features, and that of least squares with as many channels and the same position term."""
-    dependence = "none" if scene.position is None else "position"
+    dependence: ViewDependence = "none" if scene.position is None else "position"
     dim = scene.decoder.feature_dim
     solved = lift_feature_maps(scene.splats, scene.views, scene.maps, dim, view_dependence=dependence)
     best = FeatureDecoder("linear", len(solved.space.scales), len(solved.space.mean))

@@ -113,7 +113,7 @@ def judge_views(scene: JudgedScene) -> list[ViewJudgement]:
     for index, view in enumerate(measured):
         odd = feature_z[index] > ODD and view.features > ODD_RATIO * middle
         fault = "disagreement" if odd else ""
-        if index in poses and _wrong(poses[index]):
+        if index in poses and is_wrong(poses[index]):
             fault = "pose"
         elif abs(stops[index]) > BRIGHTER and view.colour < EXPLAINED:
             fault = "exposure"
@@ -141,7 +141,8 @@ def _suspects(oddness: np.ndarray, stops: np.ndarray, measured: Sequence[LeftOut
     return order[:MOST_POSES]
 
 
-def _wrong(pose: FittedPose) -> bool:
+def is_wrong(pose: FittedPose) -> bool:
+    """Whether the photo of a view fits so much better at another pose that the given one is wrong."""
     return pose.moved > DISPLACED and pose.loss_after < BETTER * pose.loss_before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -47,14 +49,11 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str
 
 
 def judged(arguments: DoctorArguments) -> tuple[bool, dict[str, Any]]:
-    """What `run` returns, and the JSON that it prints."""
+    """What `run` returns, and all that it prints, which is JSON."""
     arguments.json = True
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("builtins.print", lambda text: lines.append(text))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         ok = run(arguments)
-    [text] = lines
-    return ok, json.loads(text)
+    return ok, json.loads(printed.getvalue())
 
 
 def test_nothing_is_wrong_with_a_healthy_scene(healthy: Path) -> None:
