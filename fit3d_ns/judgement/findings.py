@@ -11,10 +11,10 @@ from fit3d_ns.machine.finding import Finding
 
 UNDERTRAINED = 1.4
 """Loss over floor from which on features are undertrained. Solved features have 1.00; fit3d-features-fast with
-feature-lift train, which takes 400 steps, has 1.56 in the sample room: solving for them anew does mend that."""
+feature-lift train, which takes 400 steps, has 1.56 in the sample room."""
 DISAGREEING = 0.5
 """Floor from which on the views as a whole disagree. The sample rooms have 0.19 to 0.21; four faulty photos of 36
-make it 0.23."""
+make it 0.23; 45 real photos from the hand (instant-ngp's fox) 0.23."""
 _NAMED = 5
 """Photos that a finding lists by name."""
 
