@@ -28,8 +28,8 @@ ODD_RATIO = 1.5
 """A view that does not belong also leaves this many times the median: where all are alike, deviations are small.
 Healthy views reach 1.9 times, but never both; the blurred one has 2.4."""
 BRIGHTER = 0.3
-"""Stops from the median of the views. Healthy views are within 0.1 (real photos 0.2), and within 0.25 beside a faulty one; a photo that
-is twice as bright has 0.9 (its highlights are clipped), one of 1.4 times has 0.5."""
+"""Stops from the median of the views. Healthy views are within 0.1 (real photos 0.2), or 0.25 beside a faulty one; a
+photo that is twice as bright has 0.9 (its highlights are clipped), one of 1.4 times has 0.5."""
 EXPLAINED = 0.5
 """A photo of which exposure leaves more than this share of the variance unexplained is off by something else."""
 DISPLACED = 0.0125
