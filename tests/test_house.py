@@ -25,6 +25,7 @@ FOLDERS = (
     ("fit3d_ns.features", "fit3d_ns.photometric"),
     ("fit3d_ns.scene",),
     ("fit3d_ns.lifting", "fit3d_ns.machine"),
+    ("fit3d_ns.judgement",),
     ("fit3d_ns.method", "fit3d_ns.scheduling", "fit3d_finetune.backbone"),
     ("fit3d_ns.commands", "fit3d_finetune.targets", "fit3d_finetune.sharing"),
     ("fit3d_finetune.training", "fit3d_finetune.probing.data"),

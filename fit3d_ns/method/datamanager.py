@@ -169,6 +169,11 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
             " / ".join(sorted({f"{w}x{h}" for h, w in maps.grid_sizes})),
         )
 
+    @property
+    def train_photos(self) -> Sequence[np.ndarray]:
+        """The training images as the backbone gets them: uint8 [H, W, 3], undistorted."""
+        return _OpaqueImages(self.cached_train)
+
     @cached_property
     def train_features(self) -> FeatureMaps:
         """Feature maps of the training images, in the dataset's order."""
