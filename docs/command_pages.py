@@ -13,7 +13,8 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
-COLUMNS = 100
+COLUMNS = 88
+"""Of a help text: what a page has room for."""
 METHOD = {
     "--pipeline.model": ("fit3d_ns/method/model_config.py", "Fit3DModelOptions"),
     "--pipeline.datamanager": ("fit3d_ns/method/datamanager.py", "Fit3DDatamanagerConfig"),
@@ -74,7 +75,7 @@ def help_of(module: str, *words: str) -> str:
 
 def subcommands(text: str) -> list[str]:
     """The names of sub-commands in a help text, in its order."""
-    return re.findall(r"^│\s+• (\S+)", text.partition("─ subcommands ─")[2], re.MULTILINE)
+    return re.findall(r"^\W*• (\S+)", text.partition(" subcommands")[2], re.MULTILINE)
 
 
 def block(text: str) -> str:
@@ -112,9 +113,10 @@ def fields(file: Path, kind: str) -> list[tuple[str, str, str, str]]:
     for field, following in zip(body, [*body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or ast.unparse(field.target) in NO_OPTION:
             continue
-        said = following.value if isinstance(following, ast.Expr) else None
+        doc = following.value if isinstance(following, ast.Expr) else None
+        said = str(doc.value) if isinstance(doc, ast.Constant) else ""
         default = "required" if field.value is None else ast.unparse(field.value)
-        found.append((ast.unparse(field.target), ast.unparse(field.annotation), default, str(said.value) if isinstance(said, ast.Constant) else ""))
+        found.append((ast.unparse(field.target), ast.unparse(field.annotation), default, said))
     return found
 
 

@@ -29,11 +29,14 @@ RUN = "scenes/outputs/room/fit3d-features-fast/attempt-1/config.yml"
 PHOTO = ROOT / "examples" / "other_room" / "images" / "frame_00021.jpg"
 COLOURS = 160
 """Of a screenshot's palette, which keeps it under 400 KB."""
+TITLE_BAR = 51
+"""Pixels of the viewer's page that are nerfstudio's, with a logo from the network."""
 
 
-def save(png: bytes, path: Path) -> None:
-    """Keep a screenshot as a PNG with a palette."""
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+def save(png: bytes, path: Path, top: int = 0) -> None:
+    """Keep a screenshot as a PNG with a palette, without so many rows at the top."""
+    shot = Image.open(io.BytesIO(png)).convert("RGB")
+    shot.crop((0, top, shot.width, shot.height)).quantize(COLOURS).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} KB")
 
 
@@ -87,7 +90,7 @@ def demo_page(finetuned: Path, work: Path) -> bytes:
 def main(demo: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         save(demo_page(demo / "finetuned", Path(work)), DOCS / "demo_page.png")
-        save(viewer(demo / RUN, Path(work)), DOCS / "viewer.png")
+        save(viewer(demo / RUN, Path(work)), DOCS / "viewer.png", TITLE_BAR)
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def test_a_quote_that_is_a_little_wrong_is_found_out(quote: str, said: list[Temp
 # ---- examples that need more than a folder
 
 
-def test_the_engine_of_the_page_does_scenes(tmp_path: Path, stand_in: None) -> None:  # noqa: F811 (the fixture)
+def test_the_engine_of_the_page_does_scenes(tmp_path: Path, stand_in: None) -> None:
     [example] = [block for block in blocks(read("docs/extending.md"), "python") if "class OneByOne" in block]
     names: dict[str, Any] = {}
     exec(compile(example, "docs/extending.md", "exec"), names)
