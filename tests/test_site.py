@@ -111,20 +111,16 @@ def test_screenshots_are_small(name: str) -> None:
 # ---- options
 
 
-def words_of(command: str) -> list[list[str]]:
-    """What may stand before a command's options: nothing, or a sub-command."""
-    return [[], *([word] for word in {"fit3d-data": ["check"], "fit3d-share": ["onnx", "publish"]}.get(command, []))]
-
-
 @pytest.mark.parametrize("name", sorted(PARSERS))
 def test_the_page_of_a_command_has_every_option(name: str, site: Path) -> None:
     """By its completion in the shell, which is another reader of the same parser."""
     said = io.StringIO()
     with redirect_stdout(said), pytest.raises(SystemExit):
         PARSERS[name](["--tyro-print-completion", "bash"])
-    options = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*[\w]", said.getvalue()))
+    flags = "".join(re.findall(r"'flags': \[([^]]*)\]", said.getvalue()))
+    options = set(re.findall(r"'(--[^']+)'", flags))
     text = (site / "docs" / "commands" / f"{name}.html").read_text()
-    assert options
+    assert {"--help"} < options or name == "fit3d-data"
     assert sorted(option for option in options if option not in text) == []
     assert "\x1b" not in text
 
