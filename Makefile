@@ -1,5 +1,6 @@
 # make demo   trains and exports three sample rooms (examples/), fine-tunes and probes on them
 # make test   linters, type checker and tests
+# make docs   the documentation as pages, docs/_build/html/index.html; its notebook is run
 # make bench  all benchmarks into benchmarks/results; a part: make bench BENCH="--quick --only rasteriser"
 # All set up everything they need in .venv first, and do nothing twice.
 
@@ -16,7 +17,7 @@ export FIT3D_BACKBONE_WEIGHTS ?= offline
 GPU_ONLY := triton|nvidia-cusolver
 HAS_GPU  := $(shell command -v nvidia-smi)
 
-.PHONY: demo test lint system setup bench lock clean
+.PHONY: demo test lint docs system setup bench lock clean
 
 setup: $(READY)
 
@@ -67,6 +68,11 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 
+# -E reads every page anew: a page that did not change may lead to one that did.
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -q -E -c docs -b html -d docs/_build/doctrees . docs/_build/html
+	@echo "Pages: docs/_build/html/index.html"
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 
@@ -79,4 +85,4 @@ lock: $(READY)
 	    --override $(VENV)/overrides.txt requirements.in -o requirements.txt
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo docs/_build docs/commands .mypy_cache .ruff_cache .pytest_cache

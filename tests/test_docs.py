@@ -31,10 +31,13 @@ from tests.fit3d_finetune.scenes import BACKBONE as SMALL_BACKBONE
 from tests.fit3d_ns.scene.scenes import make_gaussians
 
 ROOT = Path(__file__).parent.parent
+MADE = ("_build", "commands")
+"""Folders of docs/ that `make docs` fills."""
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/results/*.md", "examples/*.md")
     for path in ROOT.glob(pattern)
+    if path.relative_to(ROOT).parts[1:2] not in [(name,) for name in MADE]
 )
 PACKAGES = ("fit3d_ns", "fit3d_finetune")
 

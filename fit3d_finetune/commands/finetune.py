@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from fit3d_ns.common.command_line import description, reading
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import EXIT_INTERRUPTED, InputError
+from fit3d_ns.common.seeds import require_seed
 from fit3d_ns.common.third_parties import quiet_third_parties
 
 if TYPE_CHECKING:
@@ -112,6 +114,9 @@ def run(arguments: FinetuneArguments, processes: Processes | None = None) -> Pat
         raise InputError(f"--val-fraction must lie in 0..1 (without 1), not {arguments.val_fraction}.")
     if not all(value >= 0 for value in (arguments.novel_views, arguments.target_cache_gb, arguments.remote_cache_gb)):
         raise InputError("--novel-views, --target-cache-gb and --remote-cache-gb must not be negative.")
+    if not 0 <= arguments.save_seconds < math.inf:
+        raise InputError(f"--save-seconds must be a number of at least 0, not {arguments.save_seconds}.")
+    require_seed(arguments.seed, "--seed")
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise InputError(f"--max-steps must be at least 1, not {arguments.max_steps}.")
     if arguments.dry_run and processes.count > 1:

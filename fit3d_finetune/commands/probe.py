@@ -15,6 +15,7 @@ from fit3d_ns.common.command_line import read_arguments
 from fit3d_ns.common.console import CONSOLE, logger
 from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.seeds import require_seed
 from fit3d_ns.common.third_parties import quiet_third_parties
 from fit3d_ns.features.config import BackboneConfig
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from fit3d_finetune.probing.plan import Probing
     from fit3d_finetune.probing.results import ProbeResults
     from fit3d_ns.common.estimate import Estimate
+
+
+MAX_DEPTH_LIMIT = 10_000.0
+"""Metres. Depth is a choice among bins up to the largest depth: with more, one bin would hold everything near."""
 
 
 @dataclass
@@ -105,8 +110,14 @@ def prepare(arguments: ProbeArguments) -> Probing:
     check_iterations(arguments.iterations)
     if not arguments.seeds:
         raise InputError("--seeds is empty: give at least one.")
-    if arguments.max_depth is not None and not 0 < arguments.max_depth < float("inf"):
-        raise InputError(f"--max-depth must be a number of metres above 0, not {arguments.max_depth}.")
+    for seed in arguments.seeds:
+        require_seed(seed, "--seeds")
+    if len({*arguments.seeds}) < len(arguments.seeds):
+        raise InputError("--seeds names a seed twice, which would count one probe as two: give each once.")
+    if arguments.max_depth is not None and not 0 < arguments.max_depth <= MAX_DEPTH_LIMIT:
+        raise InputError(
+            f"--max-depth must be a number of metres above 0, at most {MAX_DEPTH_LIMIT:g}, not {arguments.max_depth}."
+        )
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.iterations is not None:
         protocol = protocol.shortened(arguments.iterations)

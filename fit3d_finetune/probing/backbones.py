@@ -37,6 +37,14 @@ def chosen_backbones(
         control = read_finetuned(control_folder)
         if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
             raise InputError(f"--control {control_folder} started from another backbone than --finetuned: give a pair.")
+        targets = (
+            control.summary.get("run", {}).get("targets") if isinstance(control.summary.get("run"), dict) else None
+        )
+        if targets != "mirror":
+            raise InputError(
+                f"--control {control_folder} is not of fit3d-finetune --targets mirror (its targets: {targets}): "
+                f"give one that is, or compare it as --arm NAME={control_folder}."
+            )
         backbones["2D control"] = control.finetuned
     return _with_further(backbones, arms)
 

@@ -45,6 +45,8 @@ def run(arguments: ExportArguments) -> None:
         raise InputError("give either --load-config with a config.yml, or --all with the folder of many runs.")
     if arguments.all is not None and arguments.name is not None:
         raise InputError("--name names one scene: give it with --load-config, not with --all.")
+    if arguments.previews < 0:
+        raise InputError(f"--previews is {arguments.previews}; give at least 0.")
     require_nerfstudio("fit3d-export needs")
     from fit3d_ns.method.run_folder import scene_of
     from fit3d_ns.method.runs import finished_runs, read_config

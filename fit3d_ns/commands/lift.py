@@ -59,7 +59,7 @@ class BackboneChoice:
             name=name,
             weights=weights,
             layer=layer,
-            max_size=self.max_size or base.max_size,
+            max_size=base.max_size if self.max_size is None else self.max_size,
             precision=base.precision,
             input_rule=base.input_rule,
         )

@@ -143,7 +143,8 @@ def make_plan(arguments: ScenesArguments) -> Plan:
         if name in captures:
             raise InputError(f"--scenes: {captures[name]} and {folder} have the same name: rename one.")
         captures[name] = str(folder)
-    require_writable(arguments.work_dir)
+    require_writable(arguments.output_dir)
+    require_writable(arguments.work_dir, "--work-dir")
     return Plan(
         captures=captures,
         output_dir=str(arguments.output_dir.absolute()),

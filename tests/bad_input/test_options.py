@@ -105,10 +105,12 @@ def combinations() -> Iterator[Case]:
     yield Case("lift: nothing", ("fit3d-lift", "--output-dir", "made"), ("--export", "--load-config", "--ply"))
     yield Case("lift: two sources", (*LIFT, "--load-config", "a.yml"), ("--export", "--load-config"), EXPORTED)
     yield Case("lift: ply alone", ("fit3d-lift", "--ply", "a.ply", "--output-dir", "made"), ("--ply", "--data"))
-    yield Case("lift: onto itself", (*LIFT[:3], "--output-dir", "runs"), ("runs/attic",), EXPORTED)
+    yield Case("lift: onto itself", (*LIFT[:3], "--output-dir", "runs", "--name", "attic"), ("runs/attic",), EXPORTED)
     yield Case("probe: no training data", PROBE[:3], ("--train-data",), PROBED)
     yield Case("probe: no test data", ("fit3d-probe", "--test-data"), ("--test-data",))
     yield Case("probe: no seeds", (*PROBE, "--seeds"), ("--seeds",), PROBED)
+    yield Case("probe: a seed twice", (*PROBE, "--seeds", "3", "3"), ("--seeds",), PROBED)
+    yield Case("data: no such kind", ("fit3d-data", "check", "nokind", "nowhere"), ("nokind",))
     yield Case("probe: no tasks", (*PROBE, "--tasks"), ("--tasks",), PROBED)
     yield Case("probe: no such data", ("fit3d-probe", "--test-data", "nowhere", "--train-data", "x"), ("x|nowhere",))
     yield Case("probe: no such kind", ("fit3d-probe", "--test-data", "nokind:room"), ("nokind",), PROBED)
@@ -134,7 +136,7 @@ def combinations() -> Iterator[Case]:
     yield Case("scenes: none", ("fit3d-scenes", "--scenes"), ("--scenes",))
     yield Case("scenes: not there", ("fit3d-scenes", "--scenes", "none"), ("none",))
     yield Case("scenes: twice", ("fit3d-scenes", "--scenes", "capture", "x/../capture"), ("capture|x",), ("capture",))
-    yield Case("data: none", ("fit3d-data", "check", "nowhere"), ("nowhere",))
+    yield Case("data: none", ("fit3d-data", "check", "scene", "nowhere"), ("nowhere",))
     yield Case("doctor: no run", ("fit3d-doctor", "--load-config", "none.yml"), (r"none\.yml",))
 
 
@@ -162,8 +164,8 @@ def places() -> Iterator[Case]:
         yield Case(f"{name}: a user's file in the way", (*words, "mine"), (file, "did not write"), needs, theirs)
     for name in ("lift",):
         words, needs = commands[name]
-        theirs = written("mine/attic/notes.txt", "a user's own")
-        yield Case(f"{name}: a user's folder in the way", (*words, "mine"), ("mine/attic",), needs, theirs)
+        theirs = written("mine/plane/notes.txt", "a user's own")
+        yield Case(f"{name}: a user's folder in the way", (*words, "mine"), ("mine/plane",), needs, theirs)
     for name in ("", ".", "..", "../up", "/abs", ".git", "a/b", "x" * 300, "a\nb", "a|b", "<b>"):
         yield Case(f"lift: --name {name[:9]!r}", (*LIFT, "--name", name), ("--name",), EXPORTED)
 

@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": write_scene(root / "train", seed=1),
         "test": write_scene(root / "test", views=4, seed=2),
         "finetuned": write_finetuned(root / "finetuned", noise=0.01),
-        "control": write_finetuned(root / "control", noise=0.02),
+        "control": write_finetuned(root / "control", noise=0.02, targets="mirror"),
     }
 
 

@@ -81,14 +81,16 @@ def change_transforms(scene: Path, frame: dict[str, Any] | None = None, drop: Se
     path.write_text(json.dumps(transforms))
 
 
-def write_finetuned(folder: Path, noise: float, backbone: BackboneConfig = BACKBONE) -> Path:
+def write_finetuned(
+    folder: Path, noise: float, backbone: BackboneConfig = BACKBONE, targets: str = "gaussians"
+) -> Path:
     """A folder like fit3d-finetune's, with weights that are the original's and some noise."""
     network = load_backbone(backbone)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in network.parameters():
             value += noise * torch.randn(value.shape, generator=random)
-    save_finetuned(network, folder, summary={}, card="A test.")
+    save_finetuned(network, folder, summary={"run": {"targets": targets}}, card="A test.")
     return folder
 
 

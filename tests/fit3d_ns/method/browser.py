@@ -118,6 +118,10 @@ class ViewerPage:
         box = self._canvas_box()
         self._page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
+    def scroll_to(self, label: str) -> None:
+        """Scroll the control panel to a control."""
+        self._page.get_by_text(label, exact=True).last.scroll_into_view_if_needed()
+
     # ---- what a user sees
 
     def output_types(self) -> list[str]:
@@ -137,6 +141,10 @@ class ViewerPage:
         """The scene as the page shows it [H, W, 3], uint8."""
         png = self._page.screenshot(clip=self._canvas_box())
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+    def whole(self) -> bytes:
+        """The whole page as PNG."""
+        return self._page.screenshot()
 
     @property
     def camera(self) -> dict[str, Any]:
