@@ -80,7 +80,7 @@ def test_completion_is_a_script_that_the_shell_takes_and_imports_nothing_heavy(
     (tmp_path / f"_{name}").write_text(script)
     subprocess.run([shell, "-n", f"_{name}"], check=True, cwd=tmp_path)
     if shell == "bash":
-        assert completed(tmp_path, name, "--he") == ["--help"]
+        assert completed(tmp_path, name, "--hel") == ["--help"]
     if shell == "zsh":
         loaded = "fpath=(. $fpath); autoload -U compinit; compinit -D -u; print $_comps[$1]"
         done = subprocess.run(["zsh", "-fc", loaded, "zsh", name], cwd=tmp_path, capture_output=True, text=True)
