@@ -82,7 +82,7 @@ def test_completion_is_a_script_that_the_shell_takes_and_imports_nothing_heavy(
     if shell == "bash":
         assert completed(tmp_path, name, "--hel") == ["--help"]
     if shell == "zsh":
-        loaded = "fpath=(. $fpath); autoload -U compinit; compinit -D -u; print $_comps[$1]"
+        loaded = "fpath=($PWD $fpath); autoload -U compinit; compinit -D -u; print $_comps[$1]"
         done = subprocess.run(["zsh", "-fc", loaded, "zsh", name], cwd=tmp_path, capture_output=True, text=True)
         assert done.stdout == f"_{name}\n", done.stderr
 
