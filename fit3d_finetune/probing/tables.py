@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from fit3d_finetune.probing.comparison import Comparison
 from fit3d_finetune.probing.metrics import DEPTH_METRICS, NORMAL_METRICS
 from fit3d_finetune.probing.results import ProbeResults
-from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.csv_file import write_csv
 
 Table = list[list[Any]]
 
@@ -28,10 +26,7 @@ SEGMENTATION_METRICS = ("miou", "pooled_miou", "pixel_accuracy", "class_accuracy
 def write_tables(results: ProbeResults, folder: Path) -> None:
     """One CSV file per table of `result_tables`, each atomically."""
     for name, rows in result_tables(results).items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        with atomic_file(folder / f"{name}.csv") as temporary:
-            temporary.write_text(text.getvalue())
+        write_csv(folder / f"{name}.csv", rows)
 
 
 def result_tables(results: ProbeResults) -> dict[str, Table]:

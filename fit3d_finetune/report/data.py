@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -16,6 +15,7 @@ from fit3d_finetune.report.features import FeatureViews
 from fit3d_finetune.report.metrics import mean, metrics_of, spread
 from fit3d_finetune.report.predictions import ExampleError, example_errors
 from fit3d_ns.common.atomic import atomic_file
+from fit3d_ns.common.csv_file import write_csv
 
 Row = Sequence[object]
 
@@ -105,7 +105,5 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
+    known = (["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
+    write_csv(path, [header, *known])
