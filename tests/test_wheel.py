@@ -16,6 +16,7 @@ import pytest
 from tests.test_package import declared_version
 
 ROOT = Path(__file__).parent.parent
+UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
 BLOCKED = "import sys; sys.modules['nerfstudio'] = None; "
 
 
@@ -103,6 +104,41 @@ def test_nerfstudio_finds_the_methods_by_its_entry_points(installed: Path, tmp_p
         "fit3d-features-fast",
         "fit3d-features-paper",
     ]
+
+
+@pytest.mark.slow
+def test_in_a_clean_environment_the_light_half_trains_and_probes(wheel: Path, tmp_path: Path) -> None:
+    """With what the wheel alone brings: no nerfstudio."""
+    from tests.fit3d_finetune.probing.scenes import write_scene
+    from tests.fit3d_finetune.scenes import write_export
+
+    if UV is None:
+        pytest.skip("needs uv to make an environment in seconds")
+    home = tmp_path / "clean"
+    done([UV, "venv", "-q", "--python", sys.executable, str(home)])
+    # Of the lock, so that what is installed is what was tested; torch's parts for GPUs come along.
+    locked = ["--constraint", str(ROOT / "requirements.txt")]
+    done([UV, "pip", "install", "-q", "--python", str(home / "bin" / "python"), *locked, str(wheel)])
+    for seed, name in enumerate(("attic", "barn")):
+        write_export(tmp_path / "runs" / name, seed=seed)
+    write_scene(tmp_path / "room")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(name: str, *words: str) -> str:
+        return done([str(home / "bin" / name), *words], cwd=tmp_path, env=environment)
+
+    assert run("python", "-c", "import importlib.util as u; print(u.find_spec('nerfstudio'))") == "None\n"
+    run("fit3d-finetune", "--exports", "runs", "--output-dir", "finetuned", "--epochs", "1", "--tracker", "none")
+    run("fit3d-probe", "--finetuned", "finetuned", "--test-data", "room", "--tasks", "consistency")
+    assert (tmp_path / "probe" / "report.html").is_file()
+    refused = subprocess.run(
+        [str(home / "bin" / "fit3d-export"), "--load-config", "config.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: fit3d-export needs nerfstudio, which is not installed here")
 
 
 def test_the_citation_names_this_version() -> None:
