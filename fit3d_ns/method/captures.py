@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fit3d_ns.capture.checks import check_posed_images, check_transforms
 from fit3d_ns.capture.lens import undistorted_camera
-from fit3d_ns.common.errors import InputError
+from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.features.backbone import InputRule, grid_size
 from fit3d_ns.method.cameras import world_to_camera
 from fit3d_ns.scene.description import Split, ViewInfo, file_sha256, relative_to_root
@@ -96,12 +97,13 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
         check_transforms(parser.data)
     root = Path(parser.data)
     root = (root if root.is_dir() else root.parent).absolute()
-    loader = parser.setup()
+    with _readable(parser):
+        loader = parser.setup()
+        splits: dict[Split, DataparserOutputs] = {
+            "train": loader.get_dataparser_outputs("train"),
+            "eval": loader.get_dataparser_outputs("val"),
+        }
     views: list[ViewInfo] = []
-    splits: dict[Split, DataparserOutputs] = {
-        "train": loader.get_dataparser_outputs("train"),
-        "eval": loader.get_dataparser_outputs("val"),
-    }
     for split, parsed in splits.items():
         poses = []
         for index in range(len(parsed.image_filenames)):
@@ -111,7 +113,8 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
                 camera.metadata = {"cam_idx": index}
                 pose = optimizer.apply_to_camera(camera)
             poses.append(world_to_camera(pose)[0].double().numpy())
-        views += view_infos(parsed, poses, split, root, _ANY_PATCH, None)
+        with _readable(parser):
+            views += view_infos(parsed, poses, split, root, _ANY_PATCH, None)
     check_posed_images(
         [root / view.path for view in views],
         [view.width for view in views],
@@ -119,6 +122,21 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
         np.stack([np.linalg.inv(view.world_to_camera)[:3] for view in views]) if views else np.empty((0, 3, 4)),
     )
     return tuple(views), root, splits["train"]
+
+
+@contextmanager
+def _readable(parser: DataParserConfig) -> Iterator[None]:
+    """Whatever nerfstudio's parser of a capture raises becomes an `InputError` that names the capture."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # they raise many types on broken files
+        kind = type(parser).__name__.removesuffix("DataParserConfig").removesuffix("Config")
+        said = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"the capture {parser.data} cannot be read as {kind} data ({said}): restore its files, or make it again."
+        ) from error
 
 
 def dataparser_of(data: Path) -> DataParserConfig:

@@ -20,6 +20,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from torch import Tensor
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError, one_line
@@ -96,6 +97,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not isinstance(state.get("pipeline"), dict) or "step" not in state:
             raise ValueError("no pipeline in it")
+        strange = [name for name, value in state["pipeline"].items() if not isinstance(value, Tensor)]
+        if strange:
+            raise ValueError(f"{str(strange[0])[:80]} is no tensor")
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{checkpoint} is no checkpoint of a Gaussian method ({_brief(error)}); train again."
@@ -234,7 +238,7 @@ def _read_transforms(path: Path | None) -> tuple[np.ndarray, float]:
     try:
         meta = parse_json(path.read_text())
         transform, scale = np.array(meta["transform"], dtype=np.float64), float(meta["scale"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
             f"{path} is not a dataparser_transforms.json ({error}); give the one beside the run's config.yml."
         ) from error

@@ -59,7 +59,7 @@ def read_splat_ply(path: Path, rasterize_mode: RasterizeMode = "classic") -> Spl
         rasterize_mode: how its Gaussians were trained, which the file does not say.
 
     Raises:
-        InputError: the file is missing, truncated, or no 3DGS file.
+        InputError: the file is missing, truncated, or no 3DGS file, or a value is not finite.
     """
     try:
         with open(path, "rb") as file:
@@ -77,7 +77,10 @@ def read_splat_ply(path: Path, rasterize_mode: RasterizeMode = "classic") -> Spl
         missing = [name for name in names if name not in (dtype.names or ())]
         if missing:
             raise InputError(f"{path} has no property {missing[0]!r}; give a PLY file of 3D Gaussians.")
-        return np.stack([vertices[name].astype(np.float32) for name in names], axis=1)
+        values = np.stack([vertices[name].astype(np.float32) for name in names], axis=1)
+        if not np.isfinite(values).all():
+            raise InputError(f"{path} has NaN or infinite values of {', '.join(names[:3])}; write or train it again.")
+        return values
 
     rest = sum(name.startswith("f_rest_") for name in dtype.names or ())
     if rest % 3 or (rest // 3 + 1) not in (1, 4, 9, 16, 25):

@@ -22,6 +22,8 @@ MODULES = {
 }
 LONGEST_SENTENCE = 900
 """Of characters: a path of the tests alone takes 150."""
+RUN = "outputs/tiny/fit3d-features-fast/run"
+"""The run of the world."""
 MISSING = object()
 """In place of a value: the key is left out."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bad_input.catalogue import RUN
 from tests.fit3d_finetune.finetuned import write_finetuned
 from tests.fit3d_finetune.page.folders import write_photo
 from tests.fit3d_finetune.probing.scenes import write_scene
@@ -20,7 +21,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "release_0_1"
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """room/ and other_room/ (labels and depth), runs/{attic,barn}, finetuned/, control/, capture/, colmap/, photos/,
-    run/ (config.yml and a checkpoint)."""
+    outputs/…/run (config.yml and a checkpoint)."""
     world = tmp_path_factory.mktemp("world")
     write_scene(world / "room")
     write_scene(world / "other_room", seed=1)
@@ -28,10 +29,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_export(world / "runs" / name, seed=seed)
     for name in ("finetuned", "control"):
         write_finetuned(world / name)
-    write_capture(world / "capture", views=4)
+    shutil.copytree(FIXTURES / "capture", world / "capture")
     write_colmap_model(write_capture(world / "colmap", views=4))
     (world / "colmap" / "transforms.json").unlink()
     for index in range(4):
         write_photo(world / "photos" / f"{index}.jpg", 80, 60, index)
-    shutil.copytree(FIXTURES / "run", world / "run")
+    shutil.copytree(FIXTURES / "run", world / RUN)
     return world

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input.catalogue import Case, check, written
+from tests.bad_input.catalogue import RUN, Case, check, written
 from tests.bad_input.test_captures import PROBE
 from tests.bad_input.test_exports import FINETUNE, LIFT
 
@@ -93,8 +93,8 @@ def numbers() -> Iterator[Case]:
     for size in ("0", "-1"):
         words = ("fit3d-demo", "--finetuned", "finetuned", "--max-size", size)
         yield Case(f"demo --max-size {size}", words, ("--max-size",), ("finetuned",))
-    run = ("fit3d-export", "--load-config", "run/config.yml", "--output-dir", "made", "--previews", "-1")
-    yield Case("export --previews -1", run, ("--previews",), ("run",))
+    run = ("fit3d-export", "--load-config", f"{RUN}/config.yml", "--output-dir", "made", "--previews", "-1")
+    yield Case("export --previews -1", run, ("--previews",), ("outputs",))
 
 
 def combinations() -> Iterator[Case]:
@@ -146,7 +146,7 @@ def places() -> Iterator[Case]:
         "probe": ((*PROBE, "--output-dir"), PROBED),
         "lift": ((*LIFT, "--output-dir"), EXPORTED),
         "capture": (("fit3d-capture", "photos", "--output-dir"), ("photos",)),
-        "export": (("fit3d-export", "--load-config", "run/config.yml", "--output-dir"), ("run",)),
+        "export": (("fit3d-export", "--load-config", f"{RUN}/config.yml", "--output-dir"), ("outputs",)),
         "scenes": (("fit3d-scenes", "--scenes", "capture", "--output-dir"), ("capture",)),
     }
     for name, (words, needs) in commands.items():
