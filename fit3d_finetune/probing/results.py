@@ -218,7 +218,7 @@ class ProbeResults:
             raise InputError(
                 f"{path} cannot be read ({error.strerror}): give the results.json of fit3d-probe."
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise InputError(
                 f"{path} is not a results.json of fit3d-probe ({error}): run fit3d-probe again."
             ) from error

@@ -12,6 +12,8 @@ import numpy as np
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.paths import path_fault
 
+LARGEST_INTEGER = 2**53
+"""Beyond it JSON's numbers are not exact."""
 _LONGEST = 80
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -71,7 +73,10 @@ class JsonObject:
 
     def integer(self, key: str, minimum: int | None = 1) -> int:
         value = self._get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and abs(value) > LARGEST_INTEGER:
+            raise self.fault(key, f"is {_shown(value)}, too large a number")
+        if not whole or (minimum is not None and value < minimum):
             bound = "" if minimum is None else f" of at least {minimum}"
             raise self.fault(key, f"is {_shown(value)}, not an integer{bound}")
         return value

@@ -11,6 +11,7 @@ from tests.bad_input.catalogue import RUN
 from tests.fit3d_finetune.finetuned import write_finetuned
 from tests.fit3d_finetune.page.folders import write_photo
 from tests.fit3d_finetune.probing.scenes import write_scene
+from tests.fit3d_finetune.probing.test_results import make_results
 from tests.fit3d_finetune.scenes import write_export
 from tests.fit3d_ns.method.colmap_model import write_colmap_model
 from tests.scenes import write_capture
@@ -35,4 +36,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(4):
         write_photo(world / "photos" / f"{index}.jpg", 80, 60, index)
     shutil.copytree(FIXTURES / "run", world / RUN)
+    (world / "probe").mkdir()
+    make_results().save(world / "probe" / "results.json")
     return world

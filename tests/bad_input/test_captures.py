@@ -182,7 +182,10 @@ def images() -> Iterator[Case]:
     )
 
 
-@pytest.mark.parametrize("case", [*transforms(), *classes(), *images()], ids=str)
+ALL = [*transforms(), *classes(), *images()]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
 def test_it_is_refused_in_one_sentence(
     case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

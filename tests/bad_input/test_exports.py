@@ -169,7 +169,10 @@ def scenes() -> Iterator[Case]:
     )
 
 
-@pytest.mark.parametrize("case", [*descriptions(), *files(), *scenes()], ids=str)
+ALL = [*descriptions(), *files(), *scenes()]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
 def test_it_is_refused_in_one_sentence(
     case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

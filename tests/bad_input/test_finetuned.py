@@ -143,7 +143,10 @@ def others() -> Iterator[Case]:
             yield Case(f"{name}: {kind}", words, ("finetuned",), ("finetuned",), spoil)
 
 
-@pytest.mark.parametrize("case", [*descriptions(), *networks(), *files(), *others()], ids=str)
+ALL = [*descriptions(), *networks(), *files(), *others()]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
 def test_it_is_refused_in_one_sentence(
     case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,7 +170,10 @@ def places() -> Iterator[Case]:
         yield Case(f"lift: --name {name[:9]!r}", (*LIFT, "--name", name), ("--name",), EXPORTED)
 
 
-@pytest.mark.parametrize("case", [*numbers(), *combinations(), *places()], ids=str)
+ALL = [*numbers(), *combinations(), *places()]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
 def test_it_is_refused_in_one_sentence(
     case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
