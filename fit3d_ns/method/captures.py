@@ -97,7 +97,7 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
         check_transforms(parser.data)
     root = Path(parser.data)
     root = (root if root.is_dir() else root.parent).absolute()
-    with _readable(parser):
+    with readable_capture(parser):
         loader = parser.setup()
         splits: dict[Split, DataparserOutputs] = {
             "train": loader.get_dataparser_outputs("train"),
@@ -113,7 +113,7 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
                 camera.metadata = {"cam_idx": index}
                 pose = optimizer.apply_to_camera(camera)
             poses.append(world_to_camera(pose)[0].double().numpy())
-        with _readable(parser):
+        with readable_capture(parser):
             views += view_infos(parsed, poses, split, root, _ANY_PATCH, None)
     check_posed_images(
         [root / view.path for view in views],
@@ -125,8 +125,12 @@ def parsed_views(parser: DataParserConfig, optimizer: Any) -> tuple[tuple[ViewIn
 
 
 @contextmanager
-def _readable(parser: DataParserConfig) -> Iterator[None]:
-    """Whatever nerfstudio's parser of a capture raises becomes an `InputError` that names the capture."""
+def readable_capture(parser: DataParserConfig, data: Path | None = None) -> Iterator[None]:
+    """Whatever nerfstudio's parser of a capture raises becomes an `InputError` that names the capture.
+
+    Args:
+        data: the capture, where it is not the parser's own `data`.
+    """
     try:
         yield
     except InputError:
@@ -135,7 +139,8 @@ def _readable(parser: DataParserConfig) -> Iterator[None]:
         kind = type(parser).__name__.removesuffix("DataParserConfig").removesuffix("Config")
         said = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"the capture {parser.data} cannot be read as {kind} data ({said}): restore its files, or make it again."
+            f"the capture {data or parser.data} cannot be read as {kind} data ({said}): restore its files, or make it "
+            "again."
         ) from error
 
 

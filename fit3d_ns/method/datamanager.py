@@ -24,6 +24,7 @@ from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.features.cache import FeatureMap, FeatureMaps, extract_feature_maps
 from fit3d_ns.features.pca import PCABasis, fit_pca
 from fit3d_ns.features.resident import ResidentMaps
+from fit3d_ns.method.captures import readable_capture
 
 Split = Literal["train", "eval"]
 
@@ -122,7 +123,8 @@ class Fit3DDatamanager(FullImageDatamanager[Fit3DDataset]):
         if isinstance(config.dataparser, NerfstudioDataParserConfig):
             check_transforms(Path(config.data or config.dataparser.data))
         self._train_views: dict[int, Cameras] = {}
-        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        with readable_capture(config.dataparser, config.data):
+            super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         self.feature_basis: PCABasis | None = None
         if test_mode == "val":
             self._check_images()

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from PIL import Image
 
 from fit3d_ns.method.trainer import Fit3DTrainerConfig
+from tests.fit3d_ns.method.colmap_model import write_colmap_model
 from tests.fit3d_ns.method.runs import make_config, make_trainer, train
 from tests.scenes import write_capture
 
@@ -118,6 +120,31 @@ def test_the_command_itself_exits_with_code_2(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert not list((tmp_path / "outputs").rglob("config.yml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("images.txt", ""),
+        ("images.txt", "no numbers\n"),
+        ("cameras.txt", "1 PINHOLE 112\n"),
+        ("cameras.txt", bytes(range(256))),
+        ("points3D.txt", "a b c\n"),
+    ],
+)
+def test_a_broken_colmap_model_is_one_sentence(
+    name: str, content: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture = write_capture(tmp_path / "capture")
+    write_colmap_model(capture)
+    (capture / "sparse" / "0" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def use_colmap(config: Fit3DTrainerConfig) -> None:
+        parser = ColmapDataParserConfig(data=capture, colmap_path=Path("sparse/0"), downscale_factor=1)
+        config.pipeline.datamanager.dataparser = parser
+
+    config = make_config(capture, tmp_path / "out", steps=1, change=use_colmap)
+    _assert_refused(config, ["capture", "cannot be read as Colmap data"], capsys)
 
 
 @pytest.mark.parametrize("kind", ["L", "RGBA", "I;16", "LA"])
