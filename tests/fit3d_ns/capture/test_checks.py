@@ -200,7 +200,11 @@ FAULTS: list[tuple[str, Callable[[Path, Meta], None], str]] = [
     ("no frames key", remove("frames"), r'transforms\.json has no list "frames"; create it with ns-process-data'),
     ("frames no list", change_meta("frames", {"a": 1}), r'transforms\.json has no list "frames"; create'),
     ("frame no object", change_meta("frames", [1, 2, 3]), r'transforms\.json has no list "frames"; create'),
-    ("no file_path", change_frame(1, "file_path", None), r'"file_path" of frame 1 of .*transforms\.json is missing; give'),
+    (
+        "no file_path",
+        change_frame(1, "file_path", None),
+        r'"file_path" of frame 1 of .*transforms\.json is missing; give',
+    ),
     ("two views", only_two_frames, r"transforms\.json has 2 views, but 3 are needed; add more images"),
     ("pose missing", change_frame(3, "transform_matrix", None), r"frame 3 \(images/3\.png\) .* is missing; correct"),
     (

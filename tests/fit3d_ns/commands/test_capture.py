@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -270,15 +271,17 @@ def test_a_dry_run_says_what_a_capture_would_take_and_writes_nothing(
     assert said["Pairs"] == "28 to compare (exhaustive)"
     assert said["poses of 8 photos"].startswith("no estimate")
     assert "no capture of 3 to 24 photos was made on this machine yet" in said["poses of 8 photos"]
-    assert said["features of 8 photos"].startswith("0:00:")
+    assert re.match(r"0:0\d:", said["features of 8 photos"])
     assert said["Time"].endswith(", and what has no estimate")
 
-    keep_rate(RATES, mapper="incremental", photos=10, poses_seconds=20.0, memory=3e9)
+    keep_rate(
+        RATES, mapper="incremental", photos=10, poses_seconds=20.0, memory=500e9
+    )  # more than this process ever had
     run(CaptureArguments(photos, tmp_path / "new" / "room", dry_run=True))
     said = figures(capsys.readouterr().out)
     assert said["poses of 8 photos"].startswith("0:00:16 (2.00 s each")
     assert said["Time"].endswith("in all")
-    assert said["Memory"].startswith("3.0 GB")
+    assert said["Memory"].startswith("500.0 GB")
 
 
 @needs_pycolmap
