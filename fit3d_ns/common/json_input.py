@@ -29,7 +29,10 @@ def parse_json(text: str | bytes) -> Any:
 
 def _require_unicode(value: Any) -> None:
     if isinstance(value, str):
-        value.encode("utf-8")  # UnicodeEncodeError is a ValueError
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("it holds a text that is no Unicode") from None
     elif isinstance(value, list):
         for item in value:
             _require_unicode(item)

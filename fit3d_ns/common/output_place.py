@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fit3d_ns.common.atomic import atomic_file
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.common.temporaries import retry_pauses, sweep_leftovers, temporaries
+from fit3d_ns.common.temporaries import NoFilesThereError, retry_pauses, sweep_leftovers, temporaries
 
 _TRIED_BYTES = 1 << 16
 
@@ -38,6 +38,8 @@ def require_writable(
         try:
             _try_to_write(Path(os.path.abspath(folder)), name, needed_bytes)
             return
+        except NoFilesThereError as error:
+            raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
         except FileNotFoundError as error:
             # Another command that tried the same place may just have taken its empty folder away.
             if (pause := next(pauses, None)) is None:

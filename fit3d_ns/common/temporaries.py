@@ -55,6 +55,10 @@ class Temporaries:
         return self.folder / f"{self.stem}.lock"
 
 
+class NoFilesThereError(FileNotFoundError):
+    """A folder in which no file can be made, though nobody takes it away (/proc)."""
+
+
 def retry_pauses() -> Iterator[float]:
     """Seconds to wait before each further attempt where another process took a folder away; 0.7 in all.
 
@@ -121,7 +125,7 @@ def _locked_file(path: Path) -> int:
         except FileNotFoundError:
             # Another process tried whether it could write here and took its empty folder away again.
             if (pause := next(pauses, None)) is None:
-                raise
+                raise NoFilesThereError(f"{path.parent}: no file can be made there") from None
             time.sleep(pause)
             continue
         try:

@@ -213,7 +213,7 @@ VIEW_FAULTS: list[tuple[str, Any, str]] = [
     ("world_to_camera", [[float("nan")] * 4] * 4, "is not 4x4 finite numbers"),
     ("world_to_camera", [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]], "is not rigid"),
     ("world_to_camera", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]], "does not end in the row 0 0 0 1"),
-    ("mask_path", 3, "is 3, not a text"),
+    ("mask_path", 3, "is 3, not the path of a file"),
     ("split", "test", "is 'test', not one of train, eval"),
     ("sha256", "abc", "is not a SHA-256 in hexadecimal"),
     ("grid", [0, 3], "is not two positive integers"),

@@ -45,7 +45,7 @@ class Commands:
             Path(command[-1]).write_text(json.dumps({"results": results}))
         if command[0] == "fit3d-export":
             self.plan.export("room").mkdir(parents=True)
-            (self.plan.export("room") / "scene.json").write_text('{"num_gaussians": 7}')
+            (self.plan.export("room") / "scene.json").write_text('{"num_gaussians": 7, "views": [{}, {}]}')
 
 
 def done(plan: Plan, monkeypatch: pytest.MonkeyPatch, *faults: int) -> tuple[Status, Commands]:
