@@ -26,6 +26,7 @@ def _small_backbone() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small_backbone")
 def test_parts_and_the_rest_are_the_whole_step(tiny_capture: Path) -> None:
     writers = list(training_step.writer.EVENT_WRITERS)

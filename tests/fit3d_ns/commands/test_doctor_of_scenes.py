@@ -91,6 +91,7 @@ def test_features_that_were_not_trained_enough_are_named(tmp_path: Path, capsys:
     assert lines[-1] == "1 wrong; 0 notes."
 
 
+@pytest.mark.slow
 def test_an_export_is_judged_as_its_run(healthy: Path, tmp_path: Path) -> None:
     export = export_run(healthy, tmp_path / "runs")
     ok, found = judged(DoctorArguments(export=export))

@@ -159,7 +159,7 @@ def test_the_solve_is_the_same(kernels: Kernels) -> None:
 # ---- the method
 
 
-@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+@pytest.mark.parametrize("strategy", ["default", pytest.param("mcmc", marks=pytest.mark.slow)])
 def test_a_training_with_densification_lifting_and_export(
     strategy: str, tiny_capture: Path, tmp_path: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ class Running:
         return {scene: Status.load(self.plan, scene) for scene in self.plan.captures}
 
 
+@pytest.mark.slow
 def test_two_nodes_do_scenes_and_survive_what_happens_to_them(tmp_path: Path, stand_in: None, cluster: Cluster) -> None:
     with pytest.raises(InputError, match=r"no node of the Ray cluster has 0\.5 GPUs and 1 cores"):
         RayEngine(cluster.address, gpus=0.5)
