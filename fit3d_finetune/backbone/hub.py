@@ -29,16 +29,13 @@ from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.json_object import JsonObject
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter
 from fit3d_ns.features.backbone import Backbone, BackboneConfig, backbone_fingerprint, load_backbone
-from fit3d_ns.features.config import InputRule
-from fit3d_ns.features.weights import FINETUNED_FILE, read_folder_config
+from fit3d_ns.features.config import NAMED_WEIGHTS, InputRule
+from fit3d_ns.features.weights import CONFIG_FILE, FINETUNED_FILE, read_folder_config
 
 FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = FINETUNED_FILE
 CARD_FILE = "README.md"
-# Sources of weights that are no path (`BackboneConfig.weights`).
-NAMED_SOURCES = ("hub", "offline", "random")
 FINE_TUNE_AGAIN = "fine-tune again"
 
 
@@ -150,7 +147,7 @@ def _read_original(written: JsonObject) -> BackboneConfig:
 
 def findable(weights: str) -> str:
     """The same source of weights, from whatever folder it is looked for later."""
-    if weights in NAMED_SOURCES:
+    if weights in NAMED_WEIGHTS:
         return weights
     return str(Path(weights.removeprefix("local-dir:")).expanduser().absolute())
 

@@ -37,9 +37,8 @@ def chosen_backbones(
         control = read_finetuned(control_folder)
         if control.original_sha256 != finetuned.original_sha256 or control.original.layer != finetuned.original.layer:
             raise InputError(f"--control {control_folder} started from another backbone than --finetuned: give a pair.")
-        targets = (
-            control.summary.get("run", {}).get("targets") if isinstance(control.summary.get("run"), dict) else None
-        )
+        run = control.summary.get("run")
+        targets = run.get("targets") if isinstance(run, dict) else None
         if targets != "mirror":
             raise InputError(
                 f"--control {control_folder} is not of fit3d-finetune --targets mirror (its targets: {targets}): "

@@ -17,7 +17,6 @@ from fit3d_finetune.probing.results import Example, ProbeResults
 from fit3d_finetune.probing.run import check_files, geometry_of, probe
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.estimate import Estimate, Room, Step, peak_memory, rehearsal, size_of
-from fit3d_ns.features.backbone import backbone_fingerprint
 from fit3d_ns.features.rate import Encoding, measure_encoding
 
 FEW, MORE = 2, 4
@@ -76,7 +75,7 @@ def preview_probing(
         name: measure_encoding(images, config, probing.device, probing.cache_dir)
         for name, config in probing.backbones.items()
     }
-    cells = min(encoding.bytes_each / 2 / _channels(probing, name) - 1 for name, encoding in encodings.items())
+    cells = min(encoding.bytes_each / 2 / encoding.channels - 1 for encoding in encodings.values())
     with rehearsal() as folder:
         rehearsed, why = _rehearsals(probing, cells, folder / "cache")
         size = 0
@@ -160,10 +159,6 @@ def extrapolated(work: Work, measured: Sequence[Work], seconds: Sequence[float])
     rates = [f"{1000 * a:.0f} ms an iteration"] if iterations else []
     rates.append(f"{work.amount * b:.1f} s for {work.unit}")
     return fixed + work.iterations * a + work.amount * b, f"{', '.join(rates)}, measured now on {MORE} images"
-
-
-def _channels(probing: Probing, backbone: str) -> int:
-    return int(backbone_fingerprint(probing.backbones[backbone])["embed_dim"])
 
 
 def _part(probing: Probing, count: int) -> Probing:

@@ -16,13 +16,13 @@ from fit3d_finetune.backbone.hub import (
     CARD_FILE,
     CONFIG_FILE,
     INFO_FILE,
-    NAMED_SOURCES,
     WEIGHTS_FILE,
     read_finetuned,
 )
 from fit3d_finetune.backbone.origin import origin_of
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.adapter import ADAPTER_FILE, ADAPTER_FOLDER
+from fit3d_ns.features.config import NAMED_WEIGHTS
 
 PUBLISHED = (
     CARD_FILE,
@@ -73,7 +73,7 @@ def plan(folder: Path) -> Plan:
     ]
     if origin.licence == "unknown":
         notes.append(f"Nobody told fit3d that licence: put it into the first lines of {CARD_FILE} (license: …).")
-    if original.weights not in NAMED_SOURCES:
+    if original.weights not in NAMED_WEIGHTS:
         notes.append(f"{INFO_FILE} and {CARD_FILE} name the place of the original weights here: {original.weights}.")
     notes.append(f"{CARD_FILE} names the scenes that were trained on.")
     return Plan(folder, files, tuple(name for name in there if name not in files), tuple(notes))

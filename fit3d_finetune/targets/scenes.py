@@ -12,11 +12,11 @@ from pathlib import Path
 from torch import Tensor
 
 from fit3d_finetune.backbone.choices import Precision
-from fit3d_finetune.backbone.hub import NAMED_SOURCES
 from fit3d_finetune.targets.export_files import ExportFiles
 from fit3d_finetune.targets.novel_views import views_between
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.features.config import NAMED_WEIGHTS
 from fit3d_ns.features.decoder import DecoderKind
 from fit3d_ns.features.position import position_map
 from fit3d_ns.scene.description import EXPORT_AGAIN, BackboneInfo, Split, ViewInfo
@@ -130,13 +130,13 @@ def backbone_config(scenes: Sequence[Scene], weights: str | None, precision: Pre
     """
     info = scenes[0].backbone
     if weights is None:
-        if info.weights not in NAMED_SOURCES:
+        if info.weights not in NAMED_WEIGHTS:
             raise InputError(
                 f"the exports were made with {info.description}, from a {info.weights} that they do not hold: "
                 "give its path by --weights."
             )
         weights = info.weights
-    elif weights not in NAMED_SOURCES and not Path(weights.removeprefix("local-dir:")).expanduser().exists():
+    elif weights not in NAMED_WEIGHTS and not Path(weights.removeprefix("local-dir:")).expanduser().exists():
         raise InputError(f"--weights {weights}: there is no such file or folder; give the path of {info.description}.")
     # Sizes follow from the exports' patch grids, so no further limit applies here.
     config = BackboneConfig(name=info.name, weights=weights, layer=info.layer, max_size=None, precision=precision)

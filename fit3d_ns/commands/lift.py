@@ -16,7 +16,7 @@ from fit3d_ns.common.ending import ends_in_one_sentence
 from fit3d_ns.common.errors import InputError, exits_on_input_error
 from fit3d_ns.common.output_place import require_writable
 from fit3d_ns.common.third_parties import quiet_third_parties
-from fit3d_ns.features.config import BackboneConfig
+from fit3d_ns.features.config import NAMED_WEIGHTS, BackboneConfig
 from fit3d_ns.lifting.options import LiftOptions
 from fit3d_ns.scene.name import require_scene_name
 
@@ -196,13 +196,13 @@ def _source(arguments: LiftArguments) -> tuple[LiftScene, BackboneConfig]:
 
 
 def _config_of(info: BackboneInfo, arguments: LiftArguments) -> BackboneConfig:
-    if info.weights not in ("hub", "offline", "random") and arguments.backbone.weights is None:
+    if info.weights not in NAMED_WEIGHTS and arguments.backbone.weights is None:
         raise InputError(
             f"{arguments.export} was made with weights from a file: give it again with --backbone.weights, or others."
         )
-    from fit3d_ns.features.backbone import rule_of
+    from fit3d_ns.lifting.scene import config_of
 
-    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer, input_rule=rule_of(info.input_rule))
+    return config_of(info)
 
 
 def parse(words: Sequence[str] | None = None) -> LiftArguments:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from fit3d_ns.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNEXPECTED, InputError, one_line
+from fit3d_ns.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNEXPECTED, InputError, end, one_line
 from fit3d_ns.common.output_place import default_cache_dir
 from fit3d_ns.common.version import installed_version
 
@@ -36,9 +36,9 @@ def ends_in_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except InputError as error:
-            _end(f"error: {error}", EXIT_BAD_INPUT, error)
+            end(f"error: {error}", EXIT_BAD_INPUT, error)
         except KeyboardInterrupt as stopped:
-            _end("stopped", EXIT_INTERRUPTED, stopped)
+            end("stopped", EXIT_INTERRUPTED, stopped)
         except BrokenPipeError as error:
             # Whoever read the output has gone; Python would complain once more when it closes the streams.
             for stream in (sys.stdout, sys.stderr):
@@ -48,15 +48,9 @@ def ends_in_one_sentence(main: Callable[[], None]) -> Callable[[], None]:
         except Exception as error:
             log = _write_log(error)
             where = f"the traceback is in {log}; if it looks like a fault of fit3d, report it with that file"
-            _end(f"error: {_summary(error)} ({where})", EXIT_UNEXPECTED, error)
+            end(f"error: {_summary(error)} ({where})", EXIT_UNEXPECTED, error)
 
     return wrapper
-
-
-def _end(sentence: str, code: int, cause: BaseException) -> None:
-    with suppress(OSError):
-        print(sentence.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
-    raise SystemExit(code) from cause
 
 
 def _summary(error: Exception) -> str:

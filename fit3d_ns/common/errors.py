@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from typing import NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +29,13 @@ def one_line(error: BaseException, longest: int = 200) -> str:
     return words if len(words) <= longest else f"{words[:longest]}..."
 
 
+def end(sentence: str, code: int, cause: BaseException) -> NoReturn:
+    """Say a sentence on stderr, whatever letters are in it and whether or not anybody reads it, and exit."""
+    with suppress(OSError):
+        print(sentence.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    raise SystemExit(code) from cause
+
+
 def exits_on_input_error(function: Callable[P, R]) -> Callable[P, R]:
     """Turn an `InputError` that leaves `function` into its sentence on stderr and exit code 2."""
 
@@ -36,7 +44,6 @@ def exits_on_input_error(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(EXIT_BAD_INPUT) from error
+            end(f"error: {error}", EXIT_BAD_INPUT, error)
 
     return wrapper

@@ -38,15 +38,13 @@ def require_writable(
         try:
             _try_to_write(Path(os.path.abspath(folder)), name, needed_bytes)
             return
-        except NoFilesThereError as error:
-            raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
-        except FileNotFoundError as error:
+        except (OSError, ValueError) as error:
             # Another command that tried the same place may just have taken its empty folder away.
-            if (pause := next(pauses, None)) is None:
+            gone = isinstance(error, FileNotFoundError) and not isinstance(error, NoFilesThereError)
+            pause = next(pauses, None) if gone else None
+            if pause is None:
                 raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
             time.sleep(pause)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{option} {folder}: {_explained(error, folder)}; give another place.") from error
 
 
 def _try_to_write(folder: Path, name: str | None, needed_bytes: int) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DEFAULT_NAME = "vit_small_patch14_dinov2.lvd142m"
+NAMED_WEIGHTS = ("hub", "offline", "random")
+"""Sources of weights that are no path (`BackboneConfig.weights`)."""
 InputRule = Literal["nearest", "floor"]
 
 

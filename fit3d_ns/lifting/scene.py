@@ -115,9 +115,18 @@ def scene_from_export(directory: Path, images_root: Path | None = None) -> tuple
         InputError: the export or its images are not as they should be.
     """
     gaussians = FeatureGaussians.load(directory, images_root)
+    return scene_of_gaussians(gaussians), gaussians.scene.backbone
+
+
+def scene_of_gaussians(gaussians: FeatureGaussians) -> LiftScene:
+    """An export as a scene to lift into."""
     scene, root = gaussians.scene, Path(gaussians.scene.images_root)
-    lifted = LiftScene(scene.scene, gaussians.splats, scene.views, root, scene.units, scene.transform, scene.scale)
-    return lifted, scene.backbone
+    return LiftScene(scene.scene, gaussians.splats, scene.views, root, scene.units, scene.transform, scene.scale)
+
+
+def config_of(info: BackboneInfo) -> BackboneConfig:
+    """The backbone that an export names, with the default for the size of images."""
+    return BackboneConfig(name=info.name, weights=info.weights, layer=info.layer, input_rule=rule_of(info.input_rule))
 
 
 def lift_scene(

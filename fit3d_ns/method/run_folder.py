@@ -19,11 +19,11 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from fit3d_ns.common.console import logger
 from fit3d_ns.common.errors import InputError
+from fit3d_ns.features.config import NAMED_WEIGHTS
 from fit3d_ns.method.datamanager import Fit3DDatamanagerConfig
 from fit3d_ns.scene.name import require_scene_name
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
-_NAMED_WEIGHTS = ("hub", "offline", "random")
 
 
 def last_checkpoint(path: Path, config: TrainerConfig) -> tuple[Path, int]:
@@ -90,7 +90,7 @@ def use_found_paths(path: Path, config: TrainerConfig) -> None:
         if manager.feature_cache_dir is not None:
             manager.feature_cache_dir = found(Path(manager.feature_cache_dir))
         weights = manager.backbone.weights
-        if weights not in _NAMED_WEIGHTS:
+        if weights not in NAMED_WEIGHTS:
             kind = "local-dir:" if weights.startswith("local-dir:") else ""
             where = found(Path(weights.removeprefix(kind)).expanduser())
             manager.backbone = dataclasses.replace(manager.backbone, weights=f"{kind}{where}")

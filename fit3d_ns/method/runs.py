@@ -101,7 +101,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             raise ValueError(f"{str(strange[0])[:80]} is no tensor")
     except Exception as error:  # torch's readers of old and new formats raise many types on broken files
         raise InputError(
-            f"{checkpoint} is no checkpoint of a Gaussian method ({_brief(error)}); train again."
+            f"{checkpoint} is no checkpoint of a Gaussian method ({one_line(error)}); train again."
         ) from error
     return state
 
@@ -123,14 +123,9 @@ def load_pipeline(config: TrainerConfig, checkpoint: Path) -> Fit3DPipeline:
         pipeline.load_pipeline(state["pipeline"], state["step"])
     except (RuntimeError, KeyError) as error:
         raise InputError(
-            f"{checkpoint} does not fit its configuration ({_brief(error)}): export it with the fit3d that wrote it."
+            f"{checkpoint} does not fit its configuration ({one_line(error)}): export it with the fit3d that wrote it."
         ) from error
     return pipeline
-
-
-def _brief(error: Exception) -> str:
-    """An error in one line."""
-    return one_line(error)
 
 
 def finished_runs(folder: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def comparable(plan: Plan, threads: int) -> dict[str, Any]:
 
 def _keep_rate(plan: Plan, status: Status) -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
-    exported = json.loads((plan.export(status.scene) / SCENE_FILE).read_text())
+    exported = _exported(plan, status.scene)
     keep_rate(
         RATES,
         **comparable(plan, threads),
@@ -148,8 +148,13 @@ def figures_of(plan: Plan, scene: str) -> dict[str, float]:
     if metrics.is_file():
         results = parse_json(metrics.read_text())["results"]
         found = {name: float(results[name]) for name in MEASURED if name in results}
-    exported = parse_json((plan.export(scene) / SCENE_FILE).read_text())
-    return {**found, "gaussians": float(exported["num_gaussians"])}
+    return {**found, "gaussians": float(_exported(plan, scene)["num_gaussians"])}
+
+
+def _exported(plan: Plan, scene: str) -> dict[str, Any]:
+    """What the export of a scene says of itself."""
+    description: dict[str, Any] = parse_json((plan.export(scene) / SCENE_FILE).read_text())
+    return description
 
 
 def _run(command: Sequence[str], log: Path) -> None:

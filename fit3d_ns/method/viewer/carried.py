@@ -90,9 +90,9 @@ class Coordinates:
         flat = blended.reshape(-1, blended.shape[-1])
         found = flat.new_empty(len(flat))
         # On a CPU so many at a time that they stay in the cache, and that torch uses the threads of nobody else.
-        size = len(flat) if flat.is_cuda else _SERIAL // flat.shape[1]
-        for first in range(0, len(flat), max(1, size)):
-            part = flat[first : first + max(1, size)] + self.offset
+        size = max(1, len(flat) if flat.is_cuda else _SERIAL // flat.shape[1])
+        for first in range(0, len(flat), size):
+            part = flat[first : first + size] + self.offset
             torch.div(part @ direction, part.norm(dim=1).clamp_min(1e-8), out=found[first : first + len(part)])
         return found.reshape(blended.shape[:-1])
 
