@@ -24,6 +24,9 @@ LONGEST_SENTENCE = 900
 """Of characters: a path of the tests alone takes 150."""
 RUN = "outputs/tiny/fit3d-features-fast/run"
 """The run of the world."""
+DEEP = "[" * 3000 + "]" * 3000
+NO_JSON: dict[str, str | bytes] = {"empty": "", "cut": "{", "list": "[]", "deep": DEEP, "binary": bytes(range(256))}
+"""What may stand in a file where a JSON object should."""
 MISSING = object()
 """In place of a value: the key is left out."""
 
@@ -36,6 +39,8 @@ class Raw:
 
 
 Spoil = Callable[[Path], None]
+Refused = Callable[["Case"], None]
+"""The fixture that runs a case and checks its refusal."""
 
 
 @dataclass(frozen=True)

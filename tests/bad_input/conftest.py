@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input.catalogue import RUN
+from tests.bad_input.catalogue import RUN, Refused, check
 from tests.fit3d_finetune.finetuned import write_finetuned
 from tests.fit3d_finetune.page.folders import write_photo
 from tests.fit3d_finetune.probing.scenes import write_scene
@@ -17,6 +17,12 @@ from tests.fit3d_ns.method.colmap_model import write_colmap_model
 from tests.scenes import write_capture
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "release_0_1"
+
+
+@pytest.fixture
+def refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a case in a folder of its own, and checks that it is refused as it must be; see `check`."""
+    return lambda case: check(case, world, tmp_path, monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.bad_input.catalogue import (
+    DEEP,
     MISSING,
     Case,
     Raw,
+    Refused,
     Spoil,
-    check,
     cut,
     edited,
     folder_instead,
@@ -32,7 +32,6 @@ PROBE = (
 )
 NEEDS = ("room", "other_room")
 FILE = "room/transforms.json"
-DEEP = Raw("[" * 3000 + "]" * 3000)
 HUGE = Raw("1" + "0" * 400)
 INFINITE, NAN = Raw("1e400"), Raw("NaN")
 SURROGATE = Raw('"\\ud800"')
@@ -110,7 +109,7 @@ def transforms() -> Iterator[Case]:
     for kind, text in {
         "empty": "",
         "cut": '{"frames": [',
-        "deep": DEEP.text,
+        "deep": DEEP,
         "list": "[]",
         "number": "5",
         "null": "null",
@@ -132,7 +131,7 @@ def classes() -> Iterator[Case]:
         "numbers": "[1, 2, 3]",
         "nested": '[["wall"], "picture", "window"]',
         "too many": str([f"class {index}" for index in range(300)]).replace("'", '"'),
-        "deep": DEEP.text,
+        "deep": DEEP,
         "surrogate": '["\\ud800", "b", "c"]',
         "binary": bytes(range(256)),
     }.items():
@@ -186,7 +185,5 @@ ALL = [*transforms(), *classes(), *images()]
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_it_is_refused_in_one_sentence(
-    case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    check(case, world, tmp_path, monkeypatch, capfd)
+def test_it_is_refused_in_one_sentence(case: Case, refused: Refused) -> None:
+    refused(case)

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.bad_input.catalogue import (
     MISSING,
+    NO_JSON,
     Case,
     Raw,
+    Refused,
     Spoil,
-    check,
     cut,
     edited,
     folder_instead,
@@ -136,7 +137,7 @@ def files() -> Iterator[Case]:
     yield from both("gaussians cut", cut(GAUSSIANS, 0.9))
     yield from both("gaussians missing", removed(GAUSSIANS))
     yield from both("gaussians a folder", folder_instead(GAUSSIANS))
-    for kind, text in {"empty": "", "cut": "{", "list": "[]", "deep": "[" * 3000, "binary": bytes(range(256))}.items():
+    for kind, text in NO_JSON.items():
         yield from both(f"scene.json {kind}", written(SCENE, text))
     for name in ("means", "quats", "scales", "opacities", "features"):
         yield from both(f"{name} nan", put(name, float("nan")), name)
@@ -173,7 +174,5 @@ ALL = [*descriptions(), *files(), *scenes()]
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_it_is_refused_in_one_sentence(
-    case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    check(case, world, tmp_path, monkeypatch, capfd)
+def test_it_is_refused_in_one_sentence(case: Case, refused: Refused) -> None:
+    refused(case)

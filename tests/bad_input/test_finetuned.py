@@ -5,12 +5,24 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bad_input.catalogue import MISSING, Case, Raw, Spoil, check, cut, edited, folder_instead, removed, written
+from tests.bad_input.catalogue import (
+    DEEP,
+    MISSING,
+    NO_JSON,
+    Case,
+    Raw,
+    Refused,
+    Spoil,
+    cut,
+    edited,
+    folder_instead,
+    removed,
+    written,
+)
 
 PROBE = (
     *("fit3d-probe", "--finetuned", "finetuned", "--test-data", "room", "--train-data", "other_room"),
@@ -18,7 +30,6 @@ PROBE = (
 )
 NEEDS = ("finetuned", "room", "other_room")
 INFO, CONFIG, WEIGHTS = "finetuned/fit3d.json", "finetuned/config.json", "finetuned/model.safetensors"
-DEEP = "[" * 3000 + "]" * 3000
 NO_TEXTS: dict[str, Any] = {"missing": MISSING, "null": None, "number": 5, "list": [], "object": {}, "true": True}
 NO_INTEGERS: dict[str, Any] = {"missing": MISSING, "text": "a", "fraction": 0.5, "list": [], "object": {}, "true": True}
 NO_OBJECTS: dict[str, Any] = {"missing": MISSING, "null": None, "number": 5, "list": [], "text": "a"}
@@ -109,7 +120,7 @@ def networks() -> Iterator[Case]:
 
 
 def files() -> Iterator[Case]:
-    for kind, content in {"empty": "", "cut": "{", "deep": DEEP, "list": "[]", "binary": bytes(range(256))}.items():
+    for kind, content in NO_JSON.items():
         for file in (INFO, CONFIG):
             name = file.rpartition("/")[2]
             yield Case(f"{name}: file {kind}", PROBE, (name.replace(".", r"\."),), NEEDS, written(file, content))
@@ -147,7 +158,5 @@ ALL = [*descriptions(), *networks(), *files(), *others()]
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_it_is_refused_in_one_sentence(
-    case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    check(case, world, tmp_path, monkeypatch, capfd)
+def test_it_is_refused_in_one_sentence(case: Case, refused: Refused) -> None:
+    refused(case)

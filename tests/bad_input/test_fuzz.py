@@ -93,7 +93,7 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @st.composite
-def spoiled_json(draw: st.DrawFn, text: str) -> str:
+def spoiled_json(draw: st.DrawFn, text: str) -> bytes:
     """The text with up to three of its values replaced or left out."""
     data = copy.deepcopy(json.loads(text))
     for _ in range(draw(st.integers(1, 3))):
@@ -108,7 +108,7 @@ def spoiled_json(draw: st.DrawFn, text: str) -> str:
             del holder[way[-1]]
         else:
             holder[way[-1]] = draw(VALUES)
-    return json.dumps(data)
+    return json.dumps(data).encode()
 
 
 @st.composite
@@ -143,34 +143,29 @@ def around(world: Path, tmp_path: Path) -> Callable[[Reader], Path]:
     return copied
 
 
-@pytest.mark.parametrize("reader", JSON_READERS, ids=str)
-def test_spoiled_json_is_a_value_or_an_input_error(reader: Reader, around: Callable[[Reader], Path]) -> None:
-    path = around(reader)
-    text = path.read_text()
+def look(reader: Reader, path: Path, spoiled: st.SearchStrategy[bytes]) -> None:
+    """Give a reader such files, one after the other; an `InputError` is an answer."""
 
     @LIMITS
-    @given(spoiled_json(text))
-    def look(spoiled: str) -> None:
-        path.write_text(spoiled)
+    @given(spoiled)
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
         with suppress(InputError):
             reader.read(path)
 
-    look()
+    read()
+
+
+@pytest.mark.parametrize("reader", JSON_READERS, ids=str)
+def test_spoiled_json_is_a_value_or_an_input_error(reader: Reader, around: Callable[[Reader], Path]) -> None:
+    path = around(reader)
+    look(reader, path, spoiled_json(path.read_text()))
 
 
 @pytest.mark.parametrize("reader", BINARY_READERS, ids=str)
 def test_spoiled_files_are_a_value_or_an_input_error(reader: Reader, around: Callable[[Reader], Path]) -> None:
     path = around(reader)
-    content = path.read_bytes()
-
-    @LIMITS
-    @given(spoiled_bytes(content))
-    def look(spoiled: bytes) -> None:
-        path.write_bytes(spoiled)
-        with suppress(InputError):
-            reader.read(path)
-
-    look()
+    look(reader, path, spoiled_bytes(path.read_bytes()))
 
 
 def test_what_escapes_would_be_noticed(around: Callable[[Reader], Path]) -> None:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.bad_input.catalogue import RUN, Case, check, written
+from tests.bad_input.catalogue import RUN, Case, Refused, written
 from tests.bad_input.test_captures import PROBE
 from tests.bad_input.test_exports import FINETUNE, LIFT
 
 PROBED = ("room", "other_room")
 EXPORTED = ("runs",)
+
+
+def out_of_range(
+    words: tuple[str, ...],
+    needs: tuple[str, ...],
+    options: dict[str, tuple[str, ...]],
+    says: Callable[[str], str] = str,
+) -> Iterator[Case]:
+    """A command with each value of each option; `says` gives what of the option's name the sentence has."""
+    for option, values in options.items():
+        for value in values:
+            name = f"{words[0].removeprefix('fit3d-')} {option} {value}"
+            yield Case(name, (*words, option, value), (says(option),), needs)
+
+
+def as_field(option: str) -> str:
+    """The name of an option, or of the field that it fills."""
+    return option.strip("-").replace("-", "[-_]")
 
 
 def numbers() -> Iterator[Case]:
@@ -43,25 +60,19 @@ def numbers() -> Iterator[Case]:
         "--save-seconds": ("-1", "nan"),
         "--target-cache-gb": ("-1", "nan"),
         "--remote-cache-gb": ("-1", "nan"),
-        "--rank": ("0", "-1"),
         "--seed": ("-1",),
     }
-    for option, values in finetune.items():
-        adapter = ("--adapter", "lora") if option == "--rank" else ()
-        for value in values:
-            words = (*FINETUNE, *adapter, option, value)
-            yield Case(f"finetune {option} {value}", words, (option.strip("-").replace("-", "[-_]"),), EXPORTED)
-    for option, values in {
+    yield from out_of_range(FINETUNE, EXPORTED, finetune, as_field)
+    yield from out_of_range((*FINETUNE, "--adapter", "lora"), EXPORTED, {"--rank": ("0", "-1")}, as_field)
+    probe = {
         "--seeds": ("-1", "18446744073709551616"),
         "--iterations": ("0", "-1"),
         "--max-depth": ("0", "-1", "nan", "inf", "1e30"),
         "--backbone.layer": ("99", "-99"),
         "--backbone.max-size": ("0", "-1", "3"),
-    }.items():
-        for value in values:
-            says = option.strip("-").replace("-", "[-_]")
-            yield Case(f"probe {option} {value}", (*PROBE, option, value), (says,), PROBED)
-    for option, values in {
+    }
+    yield from out_of_range(PROBE, PROBED, probe, as_field)
+    lift = {
         "--feature-dim": ("0", "-1"),
         "--backbone.layer": ("99", "-99"),
         "--backbone.max-size": ("0", "-1"),
@@ -71,30 +82,19 @@ def numbers() -> Iterator[Case]:
         "--solver.robust-scale": ("0", "-1", "nan"),
         "--solver.reweightings": ("-1",),
         "--solver.min-weight": ("-1", "nan"),
-    }.items():
-        for value in values:
-            says = option.strip("-").replace("-", "[-_]")
-            yield Case(f"lift {option} {value}", (*LIFT, option, value), (says,), EXPORTED)
+    }
+    yield from out_of_range(LIFT, EXPORTED, lift, as_field)
     capture = ("fit3d-capture", "photos", "--output-dir", "made")
-    for option in ("--frames", "--max-photos", "--feature-size"):
-        for value in ("0", "-1", "2"):
-            yield Case(f"capture {option} {value}", (*capture, option, value), (option,), ("photos",))
+    small = ("0", "-1", "2")
+    counts = {"--frames": small, "--max-photos": small, "--feature-size": small}
+    yield from out_of_range(capture, ("photos",), counts)
     scenes = ("fit3d-scenes", "--scenes", "capture", "--output-dir", "made", "--work-dir", "work")
-    for option, values in {
-        "--jobs": ("0", "-1"),
-        "--gpus-per-scene": ("-1", "nan"),
-        "--cpus-per-scene": ("0",),
-    }.items():
-        for value in values:
-            yield Case(f"scenes {option} {value}", (*scenes, option, value), (option,), ("capture",))
-    for port in ("-1", "65536", "99999999"):
-        words = ("fit3d-demo", "--finetuned", "finetuned", "--port", port)
-        yield Case(f"demo --port {port}", words, ("--port",), ("finetuned",))
-    for size in ("0", "-1"):
-        words = ("fit3d-demo", "--finetuned", "finetuned", "--max-size", size)
-        yield Case(f"demo --max-size {size}", words, ("--max-size",), ("finetuned",))
-    run = ("fit3d-export", "--load-config", f"{RUN}/config.yml", "--output-dir", "made", "--previews", "-1")
-    yield Case("export --previews -1", run, ("--previews",), ("outputs",))
+    shares = {"--jobs": ("0", "-1"), "--gpus-per-scene": ("-1", "nan"), "--cpus-per-scene": ("0",)}
+    yield from out_of_range(scenes, ("capture",), shares)
+    demo = {"--port": ("-1", "65536", "99999999"), "--max-size": ("0", "-1")}
+    yield from out_of_range(("fit3d-demo", "--finetuned", "finetuned"), ("finetuned",), demo)
+    export = ("fit3d-export", "--load-config", f"{RUN}/config.yml", "--output-dir", "made")
+    yield from out_of_range(export, ("outputs",), {"--previews": ("-1",)})
 
 
 def combinations() -> Iterator[Case]:
@@ -174,7 +174,5 @@ ALL = [*numbers(), *combinations(), *places()]
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_it_is_refused_in_one_sentence(
-    case: Case, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    check(case, world, tmp_path, monkeypatch, capfd)
+def test_it_is_refused_in_one_sentence(case: Case, refused: Refused) -> None:
+    refused(case)
